@@ -27,7 +27,7 @@ REFERENCES_PATH = ROOT / "references.bib"
 PRECISION_BYTES = {
     "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "fp6": 0.75, "fp4": 0.5, "int4": 0.5,
 }  # fmt: skip
-"""Bytes that one element occupies in memory. TF32 rounds only inside the multiplier: its operands are stored as fp32."""
+"""Bytes that one element occupies in memory. TF32 rounds inside the multiplier alone: operands are stored as fp32."""
 
 INTEGER_PRECISIONS = frozenset({"int8", "int4"})
 """Precisions whose peak counts OP/s rather than FLOP/s."""

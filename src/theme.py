@@ -1,0 +1,222 @@
+"""One look for every figure and table: colours, sizes, label placement, and how a chart reaches HTML and PDF."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from src.report import Text
+from src.schema import LAYER_TYPES
+
+if TYPE_CHECKING:
+    import altair as alt
+    import matplotlib.figure
+    import pandas as pd
+
+WIDTH = 680
+"""Width of a full-width chart in CSS pixels: fits the HTML column, and the PDF's text width at 10 pt lettering."""
+
+FONT = "DejaVu Sans"
+"""Ships with Matplotlib; `src.assets` hands it to Typst, so that both editions measure text alike."""
+
+# Okabe and Ito's palette: distinct for readers with colour-vision deficiency (https://jfly.uni-koeln.de/color/).
+_BLUE, _SKY, _GREEN, _YELLOW = "#0072B2", "#56B4E9", "#009E73", "#E6C200"
+_ORANGE, _RED, _PINK, _GREY, _BLACK = "#E69F00", "#D55E00", "#CC79A7", "#7F7F7F", "#222222"
+
+KIND_COLOURS = {"CPU": _BLUE, "GPU": _GREEN, "ASIC": _RED, "SoC": _PINK}
+DEVICE_COLOURS = {"cpu": _BLUE, "cuda": _GREEN, "mps": _PINK}
+BATCH_COLOURS = {1: _SKY, 4: "#3B8FC4", 16: "#2F6FA8", 64: _ORANGE, 256: _RED, 1024: "#7A1F00"}
+PRECISION_COLOURS = {
+    "fp64": _BLACK, "fp32": _BLUE, "tf32": _SKY, "bf16": _GREEN, "fp16": _ORANGE, "fp8": _RED, "int8": _PINK,
+    "fp6": "#8C564B", "fp4": "#8C2D04", "int4": "#7B4173",
+}  # fmt: skip
+LAYER_COLOURS = dict(
+    zip(
+        LAYER_TYPES,
+        (_BLUE, _SKY, "#004C75", _GREEN, "#7BC8A4", _ORANGE, _YELLOW, _RED, _PINK, _GREY, "#BFBFBF"),
+        strict=True,
+    )
+)
+BOUND_COLOURS = {"memory-bound": _ORANGE, "compute-bound": _BLUE, "either": "#BBBBBB"}
+NEUTRAL = _GREY
+INK = _BLACK
+
+
+def scale(colours: Mapping[Any, str], present: Sequence | None = None) -> alt.Scale:
+    """An Altair colour scale in the book's fixed order, cut down to the values present in the data."""
+    import altair as alt
+
+    domain = [key for key in colours if present is None or key in set(present)]
+    return alt.Scale(domain=domain, range=[colours[key] for key in domain])
+
+
+def configure(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
+    """The book's look on a finished top-level Altair chart."""
+    return (
+        chart.configure(font=FONT, background="white", padding={"left": 4, "right": 8, "top": 4, "bottom": 4})
+        .configure_axis(
+            labelFontSize=11, titleFontSize=12, titleFontWeight="normal", gridColor="#E6E6E6", domainColor=INK
+        )
+        .configure_legend(labelFontSize=11, titleFontSize=11, titleFontWeight="normal", labelLimit=260, symbolLimit=60)
+        .configure_header(labelFontSize=12, titleFontSize=12, labelFontWeight="bold")
+        .configure_title(fontSize=13, anchor="start", fontWeight="bold")
+        .configure_view(stroke="#CCCCCC")
+    )
+
+
+def matplotlib_style() -> dict[str, Any]:
+    """The book's look as Matplotlib rc parameters, for ``matplotlib.rc_context``."""
+    return {
+        "font.family": FONT, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.labelsize": 10,
+        "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.grid": False, "figure.facecolor": "white", "svg.fonttype": "path",
+        "svg.hashsalt": "roofline",
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Display:
+    """A chart as Jupyter shows it: interactive HTML where there is any, and a static SVG for paper."""
+
+    html: str | None
+    svg: str
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        bundle = {"image/svg+xml": self.svg, "text/plain": "<chart>"}
+        if self.html is not None:
+            bundle["text/html"] = self.html
+        return bundle
+
+
+def show(chart: alt.TopLevelMixin | matplotlib.figure.Figure, static: alt.TopLevelMixin | None = None) -> Display:
+    """Show an Altair chart (interactive in HTML, static SVG in the PDF) or a Matplotlib figure (SVG in both).
+
+    ``static`` replaces the chart on paper, where hovering and picking can't help. The HTML holds the chart's
+    specification alone; ``assets/charts.js`` draws it with the Vega libraries that ship with the book.
+    """
+    if hasattr(chart, "savefig"):
+        return Display(None, _matplotlib_svg(chart))
+    import vl_convert
+
+    specification = _specification(chart)
+    paper = specification if static is None else _specification(static)
+    html = f'<div class="vega-chart"><script type="application/json">{_embeddable(specification)}</script></div>'
+    return Display(html, vl_convert.vegalite_to_svg(paper))
+
+
+def _specification(chart: alt.TopLevelMixin) -> dict:
+    import altair as alt
+
+    with alt.data_transformers.enable("default", max_rows=None):
+        return configure(chart).to_dict()
+
+
+def _embeddable(specification: dict) -> str:
+    # "</" would end the script element that carries the JSON.
+    return json.dumps(specification, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+
+
+def _matplotlib_svg(figure: matplotlib.figure.Figure) -> str:
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context(matplotlib_style()):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def table(frame: pd.DataFrame, align: str | None = None) -> Text:
+    """A data frame of finished strings and numbers as a Markdown pipe table, which HTML and PDF render alike.
+
+    ``align`` has one letter per column, "l", "r" or "c"; by default numbers and numeric-looking text go right.
+    Pipes in cells are escaped. Raises ValueError on an empty frame: an empty table is a claim that needs words.
+    """
+    if frame.empty:
+        raise ValueError("a table needs at least one row; say in words that there is none")
+    cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    if align is None:
+        align = "".join("r" if all(_numeric(row[i]) for row in cells) else "l" for i in range(frame.shape[1]))
+    rule = {"l": ":---", "r": "---:", "c": ":---:"}
+    widths = [max(len(str(name)), *(len(row[i]) for row in cells)) for i, name in enumerate(frame.columns)]
+    # Pandoc reads relative column widths from the rule's dashes once any line exceeds its text width.
+    rules = [rule[a].replace("---", "-" * max(3, w)) for a, w in zip(align, widths, strict=True)]
+    lines = [list(map(_cell, frame.columns)), rules, *cells]
+    return Text("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:  # NaN is the one value unequal to itself
+        return "–"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _numeric(text: str) -> bool:
+    return text == "–" or text.lstrip("−-+<>≥≤~ ")[:1].isdigit()
+
+
+def place_labels(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    label: str,
+    *,
+    x_domain: tuple[float, float],
+    y_domain: tuple[float, float],
+    width: float = WIDTH,
+    height: float = 420,
+    font_size: float = 10,
+    log: bool = True,
+) -> pd.DataFrame:
+    """Where to write each point's label so that labels overlap neither each other nor the points.
+
+    ``width`` and ``height`` are the plot area's in CSS pixels. Returns a copy of the frame with ``label_x`` and
+    ``label_y``, the label's centre in data units; the placement is adjustText's, made deterministic. Draw the text
+    centred there, with a thin rule to the point where ``label_distance_px`` is large.
+    """
+    import matplotlib
+    import numpy as np
+    from adjustText import adjust_text
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    placed = frame.copy()
+    if frame.empty:
+        return placed.assign(label_x=[], label_y=[], label_distance_px=[])
+    dpi = 72.0
+    with matplotlib.rc_context({"font.family": FONT}):
+        figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        if log:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+        axes.set_xlim(*x_domain)
+        axes.set_ylim(*y_domain)
+        xs, ys = frame[x].to_numpy(float), frame[y].to_numpy(float)
+        texts = [
+            axes.text(px, py, str(text), fontsize=font_size, ha="center", va="center")
+            for px, py, text in zip(xs, ys, frame[label], strict=True)
+        ]
+        # Points drawn as in the chart, so that labels keep clear of them as well.
+        points = axes.scatter(xs, ys, s=36)
+        random_state = np.random.get_state()
+        np.random.seed(0)  # adjustText jitters coincident labels with NumPy's global generator
+        try:
+            adjust_text(
+                texts, x=xs, y=ys, ax=axes, objects=points, expand=(1.08, 1.25), force_text=(0.4, 0.6),
+                force_static=(0.25, 0.4), force_explode=(0.3, 0.6), max_move=None, iter_lim=1500,
+            )  # fmt: skip
+        finally:
+            np.random.set_state(random_state)
+        figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in texts]
+        centres = np.array([((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2) for box in boxes])
+        origin = axes.transData.transform(np.column_stack([xs, ys]))
+        label_xy = axes.transData.inverted().transform(centres)
+    distance = np.hypot(*(centres - origin).T)
+    return placed.assign(label_x=label_xy[:, 0], label_y=label_xy[:, 1], label_distance_px=distance)
