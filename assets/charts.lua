@@ -1,4 +1,33 @@
--- Ships the Vega libraries with every HTML page that holds an interactive chart, and with no other.
+-- Interactive charts in HTML: ships the Vega libraries with every page that holds one, and with no other, and hands a
+-- figure's alternative text to the image or chart inside it, where a screen reader looks for it.
+
+local function escaped(text)
+  return (text:gsub("&", "&amp;"):gsub('"', "&quot;"):gsub("<", "&lt;"))
+end
+
+local function describe(content, text)
+  return content:walk({
+    Image = function(image)
+      image.attributes["alt"] = text
+      return image
+    end,
+    RawBlock = function(block)
+      local described = 'class="vega-chart" role="img" aria-label="' .. escaped(text) .. '"'
+      block.text = block.text:gsub('class="vega%-chart"', (described:gsub("%%", "%%%%")))
+      return block
+    end,
+  })
+end
+
+function FloatRefTarget(float)
+  local text = float.attributes["fig-alt"]
+  if text and quarto.doc.is_format("html") then
+    float.content = describe(quarto.utils.as_blocks(float.content), text)
+    float.attributes["fig-alt"] = nil
+    return float
+  end
+end
+
 function RawBlock(block)
   if quarto.doc.is_format("html") and block.text:find('class="vega-chart"', 1, true) then
     quarto.doc.add_html_dependency({
