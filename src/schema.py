@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 """The book's root folder: the one that holds ``_quarto.yml``."""
 
-CHIPS_PATH = ROOT / "data" / "chips.csv"
-MACHINES_PATH = ROOT / "data" / "machines"
+DATA_VARIABLE = "ROOFLINE_DATA"
+"""Environment variable that names a folder to read and write in place of ``data/``."""
+
+DATA_PATH = Path(os.environ.get(DATA_VARIABLE) or ROOT / "data").absolute()
+CHIPS_PATH = DATA_PATH / "chips.csv"
+MACHINES_PATH = DATA_PATH / "machines"
 REFERENCES_PATH = ROOT / "references.bib"
 
 PRECISION_BYTES = {
