@@ -35,7 +35,7 @@ INTEGER_PRECISIONS = frozenset({"int8", "int4"})
 
 CHIP_KINDS = ("CPU", "GPU", "ASIC", "SoC")
 SEGMENTS = ("data centre", "workstation", "desktop", "laptop", "mobile", "edge")
-SCOPES = ("core", "die", "chip", "board", "superchip")
+SCOPES = ("core", "die", "chip", "board", "superchip", "wafer")
 PATHS = ("vector", "matrix")
 CLOCKS = ("base", "boost", "max", "matrix", "unspecified")
 MEMORY_CLASSES = ("DRAM", "HBM", "SRAM")
@@ -202,6 +202,7 @@ CHIPS = Table(
         _column("power_w", float, "W", optional=True, low=0.1, high=1e5),
         _column("power_kind", optional=True, doc="what that power means: TDP, board power, ..."),
         _column("compute_source", doc="key in references.bib"),
+        _column("flop_per_cycle_source", optional=True, doc="key in references.bib, where it is another document"),
         _column("memory_source", optional=True, doc="key in references.bib"),
         _column("power_source", optional=True, doc="key in references.bib"),
         _column("note", optional=True),
