@@ -107,7 +107,7 @@ instructions by target; AMD: the MFMA instructions of each CDNA ISA guide; Intel
 
 FORM_FACTORS = {
     r"\b(P100|V100|A100|H100|H200|H800|A800)\b": r"SXM|PCIe|NVL",
-    r"\bGaudi": r"HL-|OAM|PCIe|Gaudi",
+    r"\bGaudi": r"HL-\d|OAM|PCIe",
 }
 """Chips sold in several forms with different clocks and power; the name must say which one a row means."""
 
@@ -119,7 +119,10 @@ MULTI_PART = {
 }
 """Products whose figures are quoted for different scopes; a row must say in its note what its numbers count."""
 
-DESIGN_POWER = r"\bc?TDP|\bTBP|\bTGP|\bMTP|\bPBP|\bPPT|maximum|limit|budget|base power"
+SOURCES = ("compute_source", "flop_per_cycle_source", "memory_source", "power_source")
+"""Columns that hold a key of the bibliography."""
+
+DESIGN_POWER = r"\bc?TDP|\bTBP|\bTGP|\bMTP|\bPBP|\bPPT|maximum|limit|budget|(base|board|card) power"
 OBSERVED_POWER = r"measured|typical|average"
 """What a ``power_kind`` must mention. FLOP/s per watt is computed from limits alone: a chip's peak over the power that
 it drew in some run would compare two different things."""
@@ -186,6 +189,8 @@ def rows(path: Path = CHIPS_PATH, references_path: Path = REFERENCES_PATH) -> li
     def check_table(lines_and_rows: list[tuple[int, dict]]) -> Iterator[Fault]:
         for line, row, column, rule in _table_faults(lines_and_rows):
             yield Fault(file, line, column, _shown(row[column]), rule)
+        cited = [row for _, row in lines_and_rows]
+        yield from _bibliography_faults(cited, sources or {}, display_path(references_path))
 
     try:
         table = read_csv(path, CHIPS, check_row, check_table)
@@ -382,19 +387,23 @@ def _name_faults(row: dict) -> Iterator[tuple[str, str]]:
 
 
 def _source_faults(row: dict, sources: Mapping[str, Mapping]) -> Iterator[tuple[str, str]]:
-    for column in ("compute_source", "flop_per_cycle_source", "memory_source", "power_source"):
+    for column in SOURCES:
         key = row[column]
         if key is None:
             continue
         if key not in sources:
             near = difflib.get_close_matches(key, sources, n=1)
             yield column, "is not in the bibliography" + (f"; is {near[0]} meant?" if near else "")
-            continue
+        elif sources[key].get("urldate", "9999")[:4] < str(row["year"]):
+            yield column, f"was last seen in {sources[key]['urldate'][:4]}, before the chip's launch in {row['year']}"
+
+
+def _bibliography_faults(table: Iterable[Mapping], sources: Mapping[str, Mapping], file: str) -> Iterator[Fault]:
+    """What the entries that the table cites lack; each entry once, at its own line of the bibliography."""
+    for key in sorted({row[column] for row in table for column in SOURCES} & set(sources)):
         lacking = references.missing(sources[key])
         if lacking:
-            yield column, f"its entry in the bibliography lacks {report.listing(lacking)}"
-        elif int(sources[key]["urldate"][:4]) < row["year"]:
-            yield column, f"was last seen in {sources[key]['urldate'][:4]}, before the chip's launch in {row['year']}"
+            yield Fault(file, int(sources[key]["line"]), "", key, f"the source of a chip lacks {report.listing(lacking)}")
 
 
 # Rules across the rows of one chip: each yields (line, row, column, rule).
@@ -598,7 +607,7 @@ def _peak_lines(row: Mapping, sources: Mapping[str, Mapping]) -> list[str]:
 
 def _cited(key: str, sources: Mapping[str, Mapping]) -> str:
     source = sources[key]
-    return f"{references.plain(source['title'])} <{source['url']}>, seen {source['urldate']} [{key}]"
+    return f"{references.plain(source['title'])} <{references.address(source)}>, seen {source['urldate']} [{key}]"
 
 
 def _listing(table: Sequence[Mapping]) -> str:

@@ -94,6 +94,11 @@ def plain(value: str) -> str:
     return value.replace("{", "").replace("}", "").replace("\\&", "&")
 
 
+def address(entry: dict[str, str]) -> str:
+    """Where the document is: its url, or its doi as a url; "" if it has neither."""
+    return entry.get("url") or (f"https://doi.org/{entry['doi']}" if entry.get("doi") else "")
+
+
 def missing(entry: dict[str, str]) -> list[str]:
     """What a source lacks of title, publisher, address and date seen, in words; empty if it can be found again."""
     faults = []
@@ -101,8 +106,8 @@ def missing(entry: dict[str, str]) -> list[str]:
         faults.append("a title")
     if not any(entry.get(name) for name in PUBLISHERS):
         faults.append(f"a publisher (one of {', '.join(PUBLISHERS)})")
-    if not re.match(r"https?://[^\s/]+\.[^\s/]+", entry.get("url", "")):
-        faults.append("a url (http or https)")
+    if not re.match(r"https?://[^\s/]+\.[^\s/]+", address(entry)):
+        faults.append("an address (url with http or https, or doi)")
     try:
         datetime.date.fromisoformat(entry.get("urldate", ""))
     except ValueError:
