@@ -11,6 +11,7 @@ This module needs the standard library alone: the measuring modules import it on
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import re
@@ -39,7 +40,7 @@ INTEGER_PRECISIONS = frozenset({"int8", "int4"})
 
 CHIP_KINDS = ("CPU", "GPU", "ASIC", "SoC")
 SEGMENTS = ("data centre", "workstation", "desktop", "laptop", "mobile", "edge")
-SCOPES = ("core", "die", "chip", "board", "superchip")
+SCOPES = ("core", "die", "chip", "board", "superchip", "wafer")
 PATHS = ("vector", "matrix")
 CLOCKS = ("base", "boost", "max", "matrix", "unspecified")
 MEMORY_CLASSES = ("DRAM", "HBM", "SRAM")
@@ -91,7 +92,8 @@ class Fault:
     rule: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: column {self.column!r}: {self.value!r}: {self.rule}"
+        where = f"{self.file}:{self.line}"
+        return ": ".join([where, *([f"column {self.column!r}"] if self.column else []), f"{self.value!r}", self.rule])
 
 
 class SchemaError(ValueError):
@@ -126,17 +128,19 @@ class Column:
             if self.required:
                 raise ValueError("must not be empty")
             return None
+        if not text.isprintable():
+            raise ValueError("must not hold control characters")
         if self.type is str:
             value: object = text
         elif self.type is int:
-            if not re.fullmatch(r"[+-]?\d+", text):
+            if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
                 raise ValueError("must be a whole number")
             value = int(text)
         else:
-            try:
-                value = float(text)
-            except ValueError:
-                raise ValueError(f"must be a number{f' in {self.unit}' if self.unit else ''}") from None
+            # float() alone would also take "1_000", "nan", "Infinity" and digits of other scripts.
+            if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+                raise ValueError(f"must be a number{f' in {self.unit}' if self.unit else ''}")
+            value = float(text)
             if not math.isfinite(value):
                 raise ValueError("must be a finite number")
         if self.allowed is not None and value not in self.allowed:
@@ -203,6 +207,7 @@ CHIPS = Table(
         _column("power_w", float, "W", optional=True, low=0.1, high=1e5),
         _column("power_kind", optional=True, doc="what that power means: TDP, board power, ..."),
         _column("compute_source", doc="key in references.bib"),
+        _column("flop_per_cycle_source", optional=True, doc="key in references.bib, where it is another document"),
         _column("memory_source", optional=True, doc="key in references.bib"),
         _column("power_source", optional=True, doc="key in references.bib"),
         _column("note", optional=True),
@@ -219,16 +224,27 @@ CHIP_LEVEL = (
 """Columns that belong to the chip and so must agree in all of its rows."""
 
 
-def read_csv(path: Path, table: Table, check: Callable[[int, dict], Iterable[Fault]] | None = None) -> list[dict]:
+def display_path(path: Path) -> str:
+    """The path as messages show it: relative to the book's root where it lies inside."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def read_csv(
+    path: Path,
+    table: Table,
+    check: Callable[[int, dict], Iterable[Fault]] | None = None,
+    check_all: Callable[[list[tuple[int, dict]]], Iterable[Fault]] | None = None,
+) -> list[dict]:
     """Read and validate a CSV file against a table.
 
-    ``check(line, row)`` adds rules across a row's columns; it runs on the rows whose cells all parse. Returns one dict
-    per row with parsed values (None for an empty optional cell). Raises `SchemaError` with every fault at once, each
-    with file, line and column, and OSError if the file can't be read.
+    ``check(line, row)`` adds rules across a row's columns; it runs on the rows whose cells all parse.
+    ``check_all(lines_and_rows)`` adds rules across those rows. Returns one dict per row with parsed values (None for an
+    empty optional cell). Raises `SchemaError` with every fault at once, each with file, line and column, and OSError if
+    the file can't be read.
     """
-    file = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    file = display_path(path)
     faults: list[Fault] = []
-    rows: list[dict] = []
+    rows: list[tuple[int, dict]] = []
     seen: dict[tuple, int] = {}
     for line, cells in _records(path, file, table, faults):
         row, broken = {}, False
@@ -242,32 +258,39 @@ def read_csv(path: Path, table: Table, check: Callable[[int, dict], Iterable[Fau
             continue
         key = tuple(row[name] for name in table.key)
         if key in seen:
-            faults.append(Fault(file, line, table.key[0], " / ".join(map(str, key)), f"repeats line {seen[key]}"))
+            shown = " / ".join(str(value) for value in key if value is not None)
+            faults.append(Fault(file, line, ", ".join(table.key), shown, f"repeats line {seen[key]}"))
             continue
         if table.key:
             seen[key] = line
         if check is not None:
             faults.extend(check(line, row))
-        rows.append(row)
+        rows.append((line, row))
+    if check_all is not None:
+        faults.extend(check_all(rows))
     if faults:
-        raise SchemaError(faults)
-    return rows
+        raise SchemaError(sorted(faults, key=lambda fault: fault.line))
+    return [row for _, row in rows]
 
 
 def _records(path: Path, file: str, table: Table, faults: list[Fault]) -> Iterator[tuple[int, dict[str, str]]]:
     """Each record of a CSV file with the line on which it starts; header and shape faults are added to `faults`."""
+    data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        faults.append(Fault(file, 1, "", "", f"must be UTF-8 text (byte {error.start} is not)"))
+        line = data.count(b"\n", 0, error.start) + 1
+        faults.append(Fault(file, line, "", f"byte 0x{data[error.start]:02x}", "must be UTF-8 text"))
         return
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    # Not str.splitlines: it also splits at form feeds and Unicode separators, and so would shift every line number.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
     try:
         header = next(reader, [])
         for name in table.names:
             if name not in header:
                 faults.append(Fault(file, 1, name, "", "column is missing"))
-        for name in header:
+        for name in dict.fromkeys(header):
             if name not in table.names:
                 faults.append(Fault(file, 1, name, "", "unknown column"))
             elif header.count(name) > 1:
@@ -286,4 +309,5 @@ def _records(path: Path, file: str, table: Table, faults: list[Fault]) -> Iterat
                 continue
             yield line, dict(zip(header, record, strict=True))
     except csv.Error as error:
-        faults.append(Fault(file, reader.line_num, "", "", f"is not valid CSV: {error}"))
+        # A quote that is never closed is noticed at the end of the file; the record that opened it is the one to mend.
+        faults.append(Fault(file, line, "", "", f"is not valid CSV: {error}"))
