@@ -143,9 +143,26 @@ class Column:
             value = float(text)
             if not math.isfinite(value):
                 raise ValueError("must be a finite number")
+        return self._within(value)
+
+    def accept(self, value: object) -> object:
+        """A value that arrived typed (from JSON), checked; None if absent. Raises ValueError as `parse` does."""
+        if value is None:
+            if self.required:
+                raise ValueError("must not be empty")
+            return None
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, self.type) or (isinstance(value, bool) and self.type is not bool):
+            raise ValueError(f"must be of type {self.type.__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return self._within(value)
+
+    def _within(self, value: object) -> object:
         if self.allowed is not None and value not in self.allowed:
             raise ValueError(f"must be one of {', '.join(map(str, self.allowed))}")
-        if self.type is not str and not self.low <= value <= self.high:  # type: ignore[operator]
+        if self.type in (int, float) and not self.low <= value <= self.high:  # type: ignore[operator]
             raise ValueError(f"must lie between {self.low:g} and {self.high:g}{f' {self.unit}' if self.unit else ''}")
         return value
 
@@ -222,6 +239,209 @@ CHIP_LEVEL = (
     "memory_transfer_per_s", "memory_note", "power_w", "power_kind", "memory_source", "power_source",
 )  # fmt: skip
 """Columns that belong to the chip and so must agree in all of its rows."""
+
+
+# What is measured on one machine: JSON Lines under data/machines/NAME/, written and read by `src.store`.
+
+SWEEPS = ("inference", "training")
+STOP_REASONS = ("interval", "budget", "maximum")
+"""Why sampling stopped: the interval is within its target, the time is spent, or enough samples are kept."""
+
+_ENVIRONMENT = _column("environment", doc="identifier of the environment that it was measured in")
+_CASE = (
+    _column("model", doc="name in the registry"),
+    _column("sweep", allowed=SWEEPS),
+    _column("batch_size", int, low=1, high=1_000_000),
+    _column("device", allowed=DEVICES),
+    _column("precision", allowed=tuple(PRECISION_BYTES)),
+    _column("memory_format", allowed=MEMORY_FORMATS),
+    _column("compile_mode", allowed=COMPILE_MODES),
+)
+CASE_COLUMNS = tuple(column.name for column in _CASE)
+"""The columns of `Case`, in its order."""
+
+_LATENCY = _column("latency_s", float, "s", "of one call: a sample's duration / iterations", low=0, high=1e6)
+_STARTED_AT = _column("started_at", float, "s", "seconds since 1970-01-01 UTC", low=0, high=1e11)
+_STEAL = _column(
+    "steal_share", float, doc="processor time that the hypervisor gave to others", optional=True, low=0, high=1
+)
+_LOAD = _column("other_load", float, doc="processors kept busy by other processes", optional=True, low=0, high=1e6)
+
+SAMPLES = Table(
+    "samples",
+    (
+        _ENVIRONMENT,
+        *_CASE,
+        _column("phase", allowed=PHASES),
+        _column("index", int, doc="order within the case, warm-ups included", low=0, high=1e9),
+        _column("is_warmup", bool),
+        _LATENCY,
+        _column("iterations", int, doc="calls timed together", low=1, high=1e9),
+        _column("host_latency_s", float, "s", "until the host had queued the call", optional=True, low=0, high=1e6),
+        _STARTED_AT,
+    ),
+    key=("environment", *CASE_COLUMNS, "phase", "index"),
+)
+"""Raw timings of networks: one sample of one phase a row."""
+
+OUTCOMES = Table(
+    "outcomes",
+    (
+        _ENVIRONMENT,
+        *_CASE,
+        _column("status", allowed=STATUSES),
+        _column("stop_reason", optional=True, allowed=STOP_REASONS),
+        _column("message", optional=True, doc="what went wrong, in one line"),
+        _column("peak_memory_byte", float, "byte", optional=True, low=0, high=1e15),
+        _column(
+            "memory_kind",
+            optional=True,
+            allowed=("allocated", "resident"),
+            doc="on the accelerator, or growth of resident memory over that of a process that has loaded torch",
+        ),
+        _column(
+            "model_memory_byte", float, "byte", "the same once the network was built", optional=True, low=0, high=1e15
+        ),
+        _column("power_w", float, "W", "mean board power while sampling", optional=True, low=0, high=1e5),
+        _column(
+            "clock_hz", float, "Hz", "processor or accelerator clock while sampling", optional=True, low=1e6, high=1e11
+        ),
+        _column("temperature_c", float, "degree Celsius", optional=True, low=-50, high=200),
+        _STEAL,
+        _LOAD,
+        _column("is_busy", bool, doc="other work took more of the machine than the limit while sampling"),
+        _column("is_throttled", bool, optional=True, doc="the accelerator reported that it lowered its clock"),
+        _STARTED_AT,
+        _column("elapsed_s", float, "s", "whole time spent on the case", low=0, high=1e7),
+    ),
+    key=("environment", *CASE_COLUMNS),
+)
+"""How each case ended. A case may be taken up again with more time: its last row holds."""
+
+CEILING_KINDS = ("compute", "read", "copy", "triad", "overhead")
+CEILINGS = Table(
+    "ceilings",
+    (
+        _ENVIRONMENT,
+        _column("kind", allowed=CEILING_KINDS, doc="what is counted: FLOPs, bytes in one of three patterns, or calls"),
+        _column("device", allowed=DEVICES),
+        _column("precision", allowed=tuple(PRECISION_BYTES)),
+        _column("kernel", doc="which operation"),
+        _column("shape", doc="its sizes"),
+        _column("flop", float, "FLOP", "per call; 0 if none are counted", low=0, high=1e18),
+        _column(
+            "bytes_moved",
+            float,
+            "byte",
+            "per call, as STREAM counts: no write-allocate; 0 if not counted",
+            low=0,
+            high=1e15,
+        ),
+        _column("working_set_byte", float, "byte", "all arrays of a bandwidth kernel together", low=0, high=1e15),
+        _column("index", int, low=0, high=1e9),
+        _column("is_warmup", bool),
+        _LATENCY,
+        _column("iterations", int, low=1, high=1e9),
+        _STARTED_AT,
+    ),
+    key=("environment", "kind", "device", "precision", "kernel", "shape", "index"),
+)
+"""Raw timings of microbenchmarks. A shape that the device refuses has no row."""
+
+DRIFT = Table(
+    "drift",
+    (
+        _ENVIRONMENT,
+        _column("device", allowed=DEVICES),
+        _column("position", allowed=("start", "middle", "end"), doc="in the run"),
+        _column("kernel", doc="the reference: a fixed operation of fixed shape"),
+        _column("index", int, low=0, high=1e9),
+        _LATENCY,
+        _STARTED_AT,
+        _STEAL,
+        _LOAD,
+    ),
+)
+"""A reference timed at the start, middle and end of each run, to tell whether the machine itself changed."""
+
+IDENTITY = (
+    _column("machine", doc="short name, of the folder"),
+    _column("method_version", int, doc="version of the way of measuring", low=1, high=1e6),
+    _column("system", doc="operating system and its release"),
+    _column("architecture"),
+    _column("processor", doc="as the system names it"),
+    _column("processor_vendor", optional=True),
+    _column("processor_family", int, optional=True, low=0, high=1e4),
+    _column("processor_model", int, optional=True, low=0, high=1e6),
+    _column("processor_stepping", int, optional=True, low=0, high=1e4),
+    _column("sockets", int, optional=True, low=1, high=1e4),
+    _column("physical_cores", int, optional=True, low=1, high=1e6),
+    _column("logical_cores", int, doc="those that this process may use", low=1, high=1e6),
+    _column("caches", list, doc="one object a cache level and type: level, type, size_byte (of one), count"),
+    _column("simd", doc="vector instruction sets, separated by spaces"),
+    _column("memory_byte", float, "byte", "rounded to GiB", low=1e6, high=1e15),
+    _column("is_virtual", bool, optional=True, doc="runs under a hypervisor"),
+    _column("hypervisor", optional=True),
+    _column("accelerator", optional=True, doc="as the driver names it"),
+    _column("accelerator_memory_byte", float, "byte", optional=True, low=1e6, high=1e15),
+    _column("accelerator_units", int, optional=True, doc="streaming multiprocessors", low=1, high=1e6),
+    _column("accelerator_driver", optional=True),
+    _column("accelerator_power_limit_w", float, "W", optional=True, low=1, high=1e5),
+    _column("accelerator_clock_max_hz", float, "Hz", optional=True, low=1e6, high=1e11),
+    _column("python_version", doc="major and minor"),
+    _column("torch_version"),
+    _column("torchvision_version", optional=True),
+    _column("numpy_version"),
+    _column("blas", optional=True, doc="library behind torch.mm, with version"),
+    _column("onednn_version", optional=True),
+    _column("openmp_version", optional=True),
+    _column("cuda_version", optional=True),
+    _column("cudnn_version", optional=True),
+    _column("cpu_capability", optional=True, doc="instruction set that torch dispatches to"),
+    _column("threads", int, doc="intra-operator threads", low=1, high=1e6),
+    _column("interop_threads", int, low=1, high=1e6),
+)
+"""What must agree before samples are merged: its digest is the environment's identifier."""
+
+STATE = (
+    _column("recorded_at", float, "s", "seconds since 1970-01-01 UTC", low=0, high=1e11),
+    _column("commit", optional=True, doc="of the tree that measured; ends in + if it had changes"),
+    _column(
+        "clock_seen_hz",
+        float,
+        "Hz",
+        "as the system reports it, highest over the cores",
+        optional=True,
+        low=1e6,
+        high=1e11,
+    ),
+    _column(
+        "clock_estimated_hz",
+        float,
+        "Hz",
+        "from a chain of dependent additions of known length",
+        optional=True,
+        low=1e6,
+        high=1e11,
+    ),
+    _column("clock_policy", optional=True, doc="frequency governor, and whether boost is on"),
+    _column("load_average", float, optional=True, low=0, high=1e6),
+    _column("available_memory_byte", float, "byte", optional=True, low=0, high=1e15),
+    _column("accelerator_clock_hz", float, "Hz", optional=True, low=0, high=1e11),
+    _column("accelerator_temperature_c", float, "degree Celsius", optional=True, low=-50, high=200),
+    _column("precision_settings", optional=True, doc="torch's defaults before a case sets its own"),
+    _column("environment_variables", optional=True, doc="those that steer threads and libraries"),
+    _column("build_flags", optional=True, doc="torch's build settings that bear on speed"),
+)
+"""What may differ from run to run in one environment."""
+
+ENVIRONMENTS = Table("environments", (_ENVIRONMENT, *IDENTITY, *STATE))
+"""One row a run: where, with what and in which state it measured."""
+
+
+def case_of(row: Mapping[str, object]) -> Case:
+    """The case that a row of samples or outcomes belongs to."""
+    return Case(**{name: row[name] for name in CASE_COLUMNS})  # type: ignore[arg-type]
 
 
 def display_path(path: Path) -> str:
