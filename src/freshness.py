@@ -1,0 +1,168 @@
+"""Whether the committed results of each chapter belong to the code and the data that are committed beside them.
+
+Quarto's ``freeze: auto`` looks at the ``.qmd`` alone. Here a chapter's inputs are its file, every module of the package
+that its cells import, directly or through others, and the data that those modules name; their digest is shown at the
+chapter's end (`note`) and so is kept with the frozen results, where `stale` compares it with the tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+from src import book, schema
+from src.report import Text
+from src.schema import ROOT
+
+FREEZE = "_freeze"
+
+_DIGEST = "Computed from inputs with digest `{}`."
+_RESULTS = {"html": "html.json", "typst": "typ.json"}
+_PASSING = re.compile(r"^\.|\.(lock|part|tmp)$")
+"""Files that only a measurement in progress leaves among the data."""
+
+
+def inputs(chapter: str, root: Path = ROOT) -> list[Path]:
+    """What a chapter's results depend on, in a fixed order.
+
+    A module depends on the data whose path it takes from `src.schema` by name (``CHIPS_PATH``, ``MACHINES_PATH``, ...):
+    one file, or all the files of a folder. Raises `book.BookError` or SyntaxError if a cell or a module can't be read.
+    """
+    cells = [_parse(part.source) for part in book.parts(chapter, root) if part.options is not None]
+    modules: dict[Path, ast.Module] = {}
+    queue = [found for cell in cells for found in _imports(cell, "", root)]
+    while queue:
+        path = queue.pop()
+        if path not in modules:
+            modules[path] = ast.parse(path.read_text(encoding="utf-8"))
+            package = ".".join(path.relative_to(root).parent.parts)
+            queue += _imports(modules[path], package, root)
+    named = {name for path, tree in modules.items() if path.name != "schema.py" for name in _names(tree)}
+    named |= {name for cell in cells for name in _names(cell)}
+    data = {file for name in named for file in _files(_data_path(name, root))}
+    return [root / chapter, *sorted(modules), *sorted(data)]
+
+
+def digest(chapter: str, root: Path = ROOT) -> str:
+    """12 hexadecimal digits that identify the names and contents of a chapter's inputs, however their lines end."""
+    total = hashlib.sha256()
+    for path in inputs(chapter, root):
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+        total.update(f"{_name(path, root)}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()[:12]
+
+
+def note(chapter: str) -> Text:
+    """The line that each chapter ends with, as Markdown."""
+    return Text(_DIGEST.format(digest(chapter)))
+
+
+def stale(root: Path = ROOT) -> list[str]:
+    """The chapters with cells whose frozen results lack a format, or show another digest than the tree's."""
+    whole = book.load(root)
+    formats = [_RESULTS[name] for name in whole.settings["format"] if name in _RESULTS]
+    return [
+        chapter.path
+        for chapter in whole.chapters
+        if any(part.options is not None for part in book.parts(chapter.path, root))
+        and not all(_shows(file, digest(chapter.path, root)) for file in _frozen(chapter.path, root, formats))
+    ]
+
+
+def clear(root: Path = ROOT) -> list[str]:
+    """Delete the frozen results of stale chapters, so that Quarto executes them again. Returns the chapters."""
+    chapters = stale(root)
+    for chapter in chapters:
+        shutil.rmtree(root / FREEZE / Path(chapter).with_suffix(""), ignore_errors=True)
+    return chapters
+
+
+def _parse(source: str) -> ast.Module:
+    # Lines for IPython alone are no Python, and import nothing.
+    return ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE))
+
+
+def _imports(tree: ast.Module, package: str, root: Path) -> Iterator[Path]:
+    """The files of the book's package that a module or cell imports, anywhere in it.
+
+    This module is left out: it says which results are stale, and has no part in what they are.
+    """
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            for length in range(1, len(parts) + 1) if parts[0] == "src" else ():
+                stem = root.joinpath(*parts[:length])
+                yield from (file for file in (stem.with_suffix(".py"), stem / "__init__.py")
+                            if file.is_file() and file != root / "src" / "freshness.py")  # fmt: skip
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+
+
+def _data_path(name: str, root: Path) -> Path | None:
+    """The path that a name stands for in `src.schema`, in a book's folder; None for any other name."""
+    path = getattr(schema, name, None) if name.endswith("_PATH") else None
+    return root / path.relative_to(ROOT) if path is not None and path.is_relative_to(ROOT) else path
+
+
+def _files(path: Path | None) -> list[Path]:
+    if path is None or not path.exists():
+        return []
+    found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return [file for file in found if not _PASSING.search(file.name)]
+
+
+def _name(path: Path, root: Path) -> str:
+    """A path's name in the digest: the same wherever the book, or data that replace the book's own, are kept."""
+    for folder, prefix in ((root, ""), (schema.DATA_PATH, "data/")):
+        if path.is_relative_to(folder):
+            return prefix + path.relative_to(folder).as_posix()
+    return path.as_posix()
+
+
+def _frozen(chapter: str, root: Path, formats: list[str]) -> list[Path]:
+    folder = root / FREEZE / Path(chapter).with_suffix("") / "execute-results"
+    return [folder / name for name in formats]
+
+
+def _shows(file: Path, expected: str) -> bool:
+    return file.is_file() and _DIGEST.format(expected) in file.read_text(encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m src.freshness", description=__doc__)
+    parser.add_argument("--clear", action="store_true", help="delete the frozen results of stale chapters")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a chapter is stale")
+    options = parser.parse_args()
+    try:
+        chapters = clear() if options.clear else stale()
+        for chapter in book.load().chapters:
+            state = "stale" if chapter.path in chapters else "fresh"
+            print(f"{state}  {digest(chapter.path)}  {chapter.path}")
+    except book.BookError as error:
+        sys.exit(str(error))
+    sys.exit(1 if options.check and chapters else 0)
+
+
+if __name__ == "__main__":
+    main()
