@@ -279,8 +279,8 @@ def stated_rates(text: str) -> list[float]:
     for 8 GPUs, with sparsity" means 2.25e15. A figure without a unit is read as tera.
     """
     prefixes = {_PREFIX[letter.upper()] for letter in re.findall(_RATE, text, re.IGNORECASE)} or {1e12}
-    parts = re.search(r"\b(?:for|of|from) (\d+) (?:GPU|chip|die|board|core|device|package|card)", text)
-    share = int(parts[1]) if parts else 1
+    parts = re.search(r"(?:\bfor |\bof |\bfrom |\()(\d+|two|four|eight) (?:\w+ )?(?:GPU|IPU|chip|die|board|device)s?", text)
+    share = {"two": 2, "four": 4, "eight": 8}.get(parts[1]) or int(parts[1]) if parts else 1
     body = text[: parts.start()] + text[parts.end() :] if parts else text
     numbers = [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", body)]
     rates = {number * prefix / share for number in numbers for prefix in prefixes}
@@ -497,11 +497,11 @@ def names(table: Iterable[Mapping]) -> list[str]:
 def match(system_name: str, table: Sequence[Mapping] | None = None) -> str | None:
     """The chip that a system's own name for its processor means (a CUDA device name, a CPU brand string), or None.
 
-    Where several patterns match, the one that matches the most of the name wins.
+    Case does not count. Where several patterns match, the one that matches the most of the name wins.
     """
     found = []
     for row in rows() if table is None else table:
-        hit = re.search(row["system_match"], system_name) if row["system_match"] else None
+        hit = re.search(row["system_match"], system_name, re.IGNORECASE) if row["system_match"] else None
         if hit:
             found.append((hit.end() - hit.start(), row["chip"]))
     return max(found, key=lambda pair: pair[0])[1] if found else None
@@ -532,17 +532,17 @@ def _words(name: str) -> list[str]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> list[str]:
-    """The known names most like a mistyped one, compared whole and word by word."""
+    """The known names most like a mistyped one, compared whole and word by word; equal first letters count more."""
+
+    def ratio(left: str, right: str) -> float:
+        return difflib.SequenceMatcher(None, left, right).ratio() + 0.1 * (left[:1] == right[:1])
 
     def likeness(chip: str) -> float:
-        def ratio(left: str, right: str) -> float:
-            return difflib.SequenceMatcher(None, left, right).ratio()
-
         words = [max((ratio(word, other) for other in _words(chip)), default=0) for word in _words(name)]
         return max(ratio(name.lower(), chip.lower()), sum(words) / len(words) if words else 0)
 
-    close = sorted((chip for chip in known if likeness(chip) >= 0.6), key=likeness, reverse=True)
-    return close[:5]
+    scores = {chip: likeness(chip) for chip in known}
+    return sorted((chip for chip in known if scores[chip] >= 0.6), key=lambda chip: -scores[chip])[:5]
 
 
 # The command line.

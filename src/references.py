@@ -16,7 +16,7 @@ from pathlib import Path
 
 from src.schema import REFERENCES_PATH, Fault, SchemaError, display_path
 
-PUBLISHERS = ("publisher", "institution", "organization", "journal", "booktitle", "school")
+PUBLISHERS = ("publisher", "institution", "organization", "journal", "booktitle", "school", "eprinttype")
 """Fields that say who stands behind a document; a source needs at least one."""
 
 
