@@ -215,7 +215,7 @@ class _Recorder(TorchDispatchMode):
         self._layouts: dict[tuple, object] = {}
         self._live = 0
         self._storages: dict[int, weakref.ref] = {}
-        self._owners: dict[int, tuple[str, str, str]] = {}
+        self._owners: dict[int, tuple[str, str]] = {}
         self._sorted_owners: list[int] = []
         self._parameters: dict[int, str] = {}
         self._variables: dict[int, str] = {}
@@ -284,7 +284,7 @@ class _Recorder(TorchDispatchMode):
         results = [tensor for tensor in _tensors(out) if tensor.untyped_storage()._cdata not in aliases]
         allocated = sum(self._born(tensor.untyped_storage()) for tensor in results)
         if not results and not kernel.mutated:
-            self._own(self._stack[-1], "data movement", kernel.name)
+            self._own(self._stack[-1], "data movement")
             return
         limit = sum(map(_bytes, results)) if kernel.name in _LOOKUPS else None
         read, param_bytes, param_count = self._read(given, kernel, limit)
@@ -372,30 +372,38 @@ class _Recorder(TorchDispatchMode):
             layer_type = "linear" if weights else "attention"
         elif kernel.name == "aten._softmax" and self._classes.get(module) is nn.Softmax:
             layer_type = "activation"
-        self._own(module, layer_type, kernel.name)
+        self._own(module, layer_type)
         return module, layer_type
 
-    def _own(self, module: str, layer_type: str, name: str) -> None:
+    def _own(self, module: str, layer_type: str) -> None:
         """Note which operation created the newest autograd node, if it is new: that node's backward belongs to it."""
         if self.phase == "forward":
-            self._owners.setdefault(torch._C._autograd._get_sequence_nr() - 1, (module, layer_type, name))
+            self._owners.setdefault(torch._C._autograd._get_sequence_nr() - 1, (module, layer_type))
 
     def _place_backward(self, kernel: _Kernel) -> tuple[str, str]:
         own_type = (kernel.formula.layer_type if kernel.formula else None) or "other"
         node = torch._C._current_autograd_node()
-        if node is None:
+        if node is None or not self._owners:
             return LOSS, own_type
         if hasattr(node, "variable"):  # accumulates a parameter's gradient
             return self._variables.get(id(node.variable), ""), own_type
-        # A node that only wraps another (in-place work on a view) has a later number than any operation's.
-        position = bisect_right(self._sorted_owners, node._sequence_nr()) - 1
-        if position < 0:
-            return LOSS, own_type
-        module, layer_type, forward_name = self._owners[self._sorted_owners[position]]
-        if kernel.name in ("aten.add", "aten.add_") and forward_name not in ("aten.add", "aten.add_"):
+        module, layer_type = self._owners.get(node._sequence_nr()) or self._nearest_owner(node)
+        if kernel.name in ("aten.add", "aten.add_"):
             # Autograd sums the gradients of a tensor that several operations read, under the last one's node.
             return module, "element-wise"
+        if kernel.name.endswith(("_backward", "_backward_data")) and own_type not in ("other", "data movement"):
+            return module, own_type
         return module, layer_type
+
+    def _nearest_owner(self, node) -> tuple[str, str]:
+        """The owner of a node during whose creation no operation ran directly."""
+        nodes = self._sorted_owners
+        position = bisect_right(nodes, node._sequence_nr())
+        if node.name() in ("CopySlices", "AsStridedBackward0"):
+            # Made after in-place work on a view, to wrap its node.
+            position -= 1
+        # Else an in-place operation that first saved a copy: the copy's node, next in number, is in the same layer.
+        return self._owners[nodes[min(max(position, 0), len(nodes) - 1)]]
 
 
 _decomposed_attention = F.scaled_dot_product_attention
