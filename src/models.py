@@ -46,7 +46,7 @@ class UnknownModelError(KeyError):
         self.name = name
         known = {*MEASURED, *torchvision_names()}
         self.nearest = tuple(difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5))
-        hint = f"did you mean {', '.join(self.nearest)}?" if self.nearest else "the book's own are " + ", ".join(MEASURED)
+        hint = f"did you mean {', '.join(self.nearest)}?" if self.nearest else f"the book has {', '.join(MEASURED)}"
         self.message = reason or (
             f"unknown network {name!r}: {hint} (any torchvision classification network is known by its name, "
             "and your own as package.module:callable)"
