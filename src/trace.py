@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as module_hooks
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src import formulas
@@ -88,6 +87,7 @@ class _Kernel:
     formula: formulas.Formula | None
     mutated: frozenset[int | str]
     write_only: bool
+    functional: bool
 
 
 _WRITE_ONLY = {"copy_", "fill_", "zero_", "bernoulli_", "uniform_", "normal_", "random_"}
@@ -109,8 +109,10 @@ def _kernel(func) -> _Kernel:
             for key in (position, argument.name)
         )
         write_only = name in _WRITE_ONLY or any(a.is_out for a in func._schema.arguments)
-        qualified = str(packet)
-        known = _kernels[func] = _Kernel(qualified, formulas.find(packet, name), mutated, write_only)
+        values = (*func._schema.arguments, *func._schema.returns)
+        functional = all(value.alias_info is None for value in values)
+        known = _Kernel(str(packet), formulas.find(packet, name), mutated, write_only, functional)
+        _kernels[func] = known
     return known
 
 
@@ -133,6 +135,52 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(item)
     elif isinstance(value, dict):
         yield from _tensors(list(value.values()))
+
+
+_META = torch.device("meta")
+_ALIASED = object()
+"""The layout of a result that cannot be remade, since it shares its storage or does not fill it."""
+
+
+class _UnstableError(Exception):
+    """An argument on which the type of a result may depend in ways that its shape and type do not tell."""
+
+
+def _signature(values: Iterable) -> tuple:
+    """What of an operation's arguments its result's layout depends on; hashable."""
+    parts = []
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.dim() == 0:  # may be a wrapped number, which does not promote types
+                raise _UnstableError
+            parts.append((value.shape, value.stride(), value.dtype))
+        elif isinstance(value, (list, tuple)):
+            parts.append(_signature(value))
+        else:
+            parts.append((type(value), value))  # 1, 1.0 and True are equal but promote differently
+    return tuple(parts)
+
+
+def _layout(out: object, inputs: set[int]) -> object:
+    """Shape, stride and type of each tensor of a result, or `_ALIASED`."""
+    if out is None:
+        return None
+    if isinstance(out, (list, tuple)):
+        layouts = tuple(_layout(item, inputs) for item in out)
+        return _ALIASED if _ALIASED in layouts else layouts
+    if not isinstance(out, Tensor) or out.untyped_storage()._cdata in inputs:
+        return _ALIASED
+    made = torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device=_META)
+    same = out.storage_offset() == 0 and made.untyped_storage().nbytes() == out.untyped_storage().nbytes()
+    return (torch.Size, out.shape, out.stride(), out.dtype) if same and out.device == _META else _ALIASED
+
+
+def _remade(layout: object) -> object:
+    if layout is None:
+        return None
+    if layout[0] is torch.Size:
+        return torch.empty_strided(layout[1], layout[2], dtype=layout[3], device=_META)
+    return tuple(map(_remade, layout))
 
 
 LOSS = "loss"
@@ -164,6 +212,7 @@ class _Recorder(TorchDispatchMode):
         self._classes = {path: type(module) for path, module in network.named_modules()}
         self._stack = [""]
         self.last_module = ""
+        self._layouts: dict[tuple, object] = {}
         self._live = 0
         self._storages: dict[int, weakref.ref] = {}
         self._owners: dict[int, tuple[str, str, str]] = {}
@@ -196,17 +245,39 @@ class _Recorder(TorchDispatchMode):
         self._sorted_owners = sorted(self._owners)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kernel = _kernel(func)
+        if kwargs and kwargs.get("device") is not None:
+            # Tensors that forward() makes follow the network to the meta device, whatever device it asks for.
+            kwargs["device"] = _META
         try:
-            out = func(*args, **(kwargs or {}))
+            out = self._run(func, kernel, args, kwargs or {})
         except Exception:
             if self.failure is None:
-                self.failure = (str(func.overloadpacket), self._stack[-1])
+                self.failure = (kernel.name, self._stack[-1])
             raise
-        self._record(func, args, kwargs, out)
+        self._record(kernel, args, kwargs, out)
         return out
 
-    def _record(self, func, args: tuple, kwargs: dict | None, out: object) -> None:
-        kernel = _kernel(func)
+    def _run(self, func, kernel: _Kernel, args: tuple, kwargs: dict) -> object:
+        """The operation's result, remade from an earlier call with the same shapes, strides and types if there was one.
+
+        torch derives the shapes of many results in Python, which takes a hundred times as long as making the tensors.
+        """
+        if not kernel.functional:
+            out = func(*args, **kwargs)
+            return out.to(_META) if isinstance(out, Tensor) and out.device.type == "cpu" else out
+        try:
+            key = (func, _signature(args), _signature(tuple(kwargs.items())) if kwargs else None)
+            layout = self._layouts.get(key)
+        except (TypeError, _UnstableError):
+            return func(*args, **kwargs)
+        if layout is None:
+            out = func(*args, **kwargs)
+            self._layouts[key] = _layout(out, {t.untyped_storage()._cdata for t in _tensors(args)})
+            return out
+        return func(*args, **kwargs) if layout is _ALIASED else _remade(layout)
+
+    def _record(self, kernel: _Kernel, args: tuple, kwargs: dict | None, out: object) -> None:
         named = [*enumerate(args), *kwargs.items()] if kwargs else [*enumerate(args)]
         given = [(key in kernel.mutated, tensor) for key, value in named for tensor in _tensors(value)]
         aliases = {tensor.untyped_storage()._cdata for _, tensor in given}
@@ -327,27 +398,19 @@ class _Recorder(TorchDispatchMode):
         return module, layer_type
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Keeps scaled-dot-product attention one operation, as the kernels of every device run it.
-
-    On the meta device torch would decompose it into products and a softmax that write all scores to memory.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            fused = _fused_attention(*args, **kwargs)
-            if fused is not None:
-                return fused
-        return func(*args, **kwargs)
+_decomposed_attention = F.scaled_dot_product_attention
 
 
 def _fused_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **options
-) -> Tensor | None:
-    """The output of the fused operation, or None where no fused kernel applies."""
+) -> Tensor:
+    """Scaled-dot-product attention as one operation, which is how the kernels of every device run it.
+
+    On the meta device torch would decompose it into products and a softmax that write all scores to memory. That is
+    kept only where no fused kernel applies.
+    """
     if query.dim() != 4 or any(options.values()) or (attn_mask is not None and attn_mask.requires_grad):
-        return None
+        return _decomposed_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     return fused(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
@@ -356,21 +419,17 @@ def _fused_attention(
 def _prepared(recorder: _Recorder) -> Iterator[None]:
     """Everything that must hold while the network runs; all of it is undone afterwards."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    verify_batch_size = F._verify_batch_size
     with ExitStack() as stack:
         # The fast path is one opaque operation with no formula.
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        # Batch normalisation refuses to train on a single value, which has no bearing on the count.
-        F._verify_batch_size = lambda size: None
-        stack.callback(setattr, F, "_verify_batch_size", verify_batch_size)
         for handle in (
             module_hooks.register_module_forward_pre_hook(recorder.enter),
             module_hooks.register_module_forward_hook(recorder.leave, always_call=True),
         ):
             stack.callback(handle.remove)
-        stack.enter_context(torch.device("meta"))
-        stack.enter_context(_FusedAttention())
+        F.scaled_dot_product_attention = _fused_attention
+        stack.callback(setattr, F, "scaled_dot_product_attention", _decomposed_attention)
         yield
 
 
@@ -386,16 +445,15 @@ def record(network: nn.Module, inputs: tuple[Tensor, ...], loss=None) -> Trace:
     network.train(loss is not None)
     output_byte = 0
     try:
-        with _prepared(recorder), torch.set_grad_enabled(loss is not None):
-            with recorder:
-                output = network(*inputs)
-                output_byte = sum(_bytes(tensor) for tensor in _tensors(output))
-                if loss is not None:
-                    recorder.enter_loss()
-                    value = loss(output, inputs)
-                    del output
-                    recorder.start("backward")
-                    value.backward()
+        with _prepared(recorder), torch.set_grad_enabled(loss is not None), recorder:
+            output = network(*inputs)
+            output_byte = sum(_bytes(tensor) for tensor in _tensors(output))
+            if loss is not None:
+                recorder.enter_loss()
+                value = loss(output, inputs)
+                del output
+                recorder.start("backward")
+                value.backward()
     except Exception as error:
         raise _explained(recorder, error) from error
     finally:

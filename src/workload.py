@@ -184,10 +184,12 @@ def count(
         network = models.get(network)
     if backward and not network.trainable:
         raise ValueError(f"{network.name} has no training step")
+    if backward and batch_size < network.minimum_training_batch:
+        raise ValueError(f"{network.name} trains on batches of at least {network.minimum_training_batch}")
     return _count(network, batch_size, precision, backward, optimizer)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _count(network: Network, batch_size: int, precision: str, training: bool, optimizer: str) -> Workload:
     dtype = PRECISIONS[precision]
     module = _build(network, dtype)
@@ -201,8 +203,7 @@ def _count(network: Network, batch_size: int, precision: str, training: bool, op
 
 @lru_cache(maxsize=8)
 def _build(network: Network, dtype: torch.dtype) -> nn.Module:
-    with torch.device("meta"):
-        return network.build().to(dtype)
+    return network.build_meta().to(dtype)
 
 
 def _workload(
@@ -288,14 +289,17 @@ def rows(
     training: bool = True,
     optimizer: str = "momentum",
 ) -> list[dict]:
-    """Rows of `schema.WORKLOADS` for each network, batch size and precision; ``training`` adds the backward pass."""
+    """Rows of `schema.WORKLOADS` for each network, batch size and precision.
+
+    ``training`` adds the backward pass where the network can be trained on such a batch (`Network`).
+    """
     listed = []
     for network in networks:
         found = models.get(network) if isinstance(network, str) else network
         for precision in precisions:
             for batch_size in batch_sizes:
                 step = None
-                if training and found.trainable:
+                if training and found.trainable and batch_size >= found.minimum_training_batch:
                     step = count(found, batch_size, precision, True, optimizer)
                 values = row(count(found, batch_size, precision), step)
                 listed.append({name: values[name] for name in schema.WORKLOADS.names})
