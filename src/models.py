@@ -10,9 +10,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ class UnknownModelError(KeyError):
         self.name = name
         known = {*MEASURED, *torchvision_names()}
         self.nearest = tuple(difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5))
-        hint = f"did you mean {', '.join(self.nearest)}?" if self.nearest else "the book's own are " + ", ".join(MEASURED)
+        hint = f"did you mean {', '.join(self.nearest)}?" if self.nearest else f"the book has {', '.join(MEASURED)}"
         self.message = reason or (
             f"unknown network {name!r}: {hint} (any torchvision classification network is known by its name, "
             "and your own as package.module:callable)"
@@ -62,7 +63,8 @@ class Network:
     """A network that can be built and fed.
 
     ``input_shape`` is the shape of one input without the batch; ``unit`` is what the batch size counts, "image" or
-    "sequence"; ``trainable`` is False where a training step makes no sense (decoding with a cache).
+    "sequence"; ``trainable`` is False where a training step makes no sense (decoding with a cache), and
+    ``minimum_training_batch`` the smallest batch that its batch normalisation accepts.
     """
 
     name: str
@@ -71,11 +73,22 @@ class Network:
     factory: Callable[[], nn.Module]
     unit: str = "image"
     trainable: bool = True
+    minimum_training_batch: int = 1
     input_factory: InputFactory | None = None
 
     def build(self) -> nn.Module:
         """The module with random weights, in ``train()`` mode, on the current default device."""
         return self.factory()
+
+    def build_meta(self) -> nn.Module:
+        """The module on the meta device, without memory for its weights and without initialising them."""
+        with _meta_registration():
+            module = self.factory()
+        for part in module.modules():
+            for name, value in vars(part).items():
+                if isinstance(value, Tensor):
+                    setattr(part, name, value.to("meta"))
+        return module
 
     def inputs(
         self, batch_size: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
@@ -161,7 +174,10 @@ def _torchvision(name: str) -> Network:
         arguments |= {"aux_logits": True, "init_weights": False}
     elif name.startswith("vit_"):
         arguments["image_size"] = size
-    return Network(name, _family(name), (3, size, size), lambda: models.get_model(name, **arguments))
+    # Inception's auxiliary head normalises a single position per image: one image has no variance.
+    minimum = 2 if name == "inception_v3" else 1
+    factory = partial(models.get_model, name, **arguments)
+    return Network(name, _family(name), (3, size, size), factory, minimum_training_batch=minimum)
 
 
 def _family(name: str) -> str:
@@ -184,8 +200,8 @@ def _gpt2(name: str) -> Network:
         return _tokens((batch_size, 1), device, gpt2.VOCABULARY), _normal(cache, device, dtype)
 
     if name == "gpt2_prefill":
-        return Network(name, "language", (PREFILL_POSITIONS,), gpt2.GPT2, "sequence", True, prefill)
-    return Network(name, "language", (1,), gpt2.GPT2, "sequence", False, decode)
+        return Network(name, "language", (PREFILL_POSITIONS,), gpt2.GPT2, "sequence", input_factory=prefill)
+    return Network(name, "language", (1,), gpt2.GPT2, "sequence", trainable=False, input_factory=decode)
 
 
 @cache
@@ -202,7 +218,7 @@ def _own(name: str) -> Network:
     if not callable(target):
         raise UnknownModelError(name, f"{name!r} is a {type(target).__name__}, not a callable that returns a module")
 
-    with torch.device("meta"):
+    with _meta_registration():
         built = target()
     module, given = built if isinstance(built, tuple) else (built, None)
     if not isinstance(module, nn.Module):
@@ -214,6 +230,30 @@ def _own(name: str) -> Network:
 
     shape = tuple(getattr(module, "input_shape", (3, 224, 224)) if given is None or callable(given) else given)
     return Network(name, "own", shape, factory, input_factory=given if callable(given) else None)
+
+
+@contextmanager
+def _meta_registration() -> Iterator[None]:
+    """Sends parameters and buffers to the meta device as modules register them.
+
+    The default device stays the CPU, because some constructors compute with small tensors (RegNet's widths, Swin's
+    rates). Memory that torch.empty reserved for a parameter is given back before anything is written to it.
+    """
+    register_parameter, register_buffer = nn.Module.register_parameter, nn.Module.register_buffer
+
+    def parameter_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and parameter.device.type != "meta":
+            parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        register_parameter(module, name, parameter)
+
+    def buffer_on_meta(module: nn.Module, name: str, buffer: Tensor | None, persistent: bool = True) -> None:
+        register_buffer(module, name, None if buffer is None else buffer.to("meta"), persistent)
+
+    nn.Module.register_parameter, nn.Module.register_buffer = parameter_on_meta, buffer_on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter, nn.Module.register_buffer = register_parameter, register_buffer
 
 
 def _normal(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -233,6 +233,69 @@ CHIPS = Table(
 )
 """The chip table: one row per chip, precision, execution path and (where the rate depends on it) accumulator."""
 
+WORKLOADS = Table(
+    "workloads",
+    (
+        _column("model"),
+        _column("family", doc="convolutional, mobile, transformer, language or own"),
+        _column("unit", allowed=("image", "sequence"), doc="what the batch size counts"),
+        _column("batch_size", int, low=1),
+        _column("precision", allowed=tuple(PRECISION_BYTES)),
+        _column("flop", int, "FLOP", "model FLOPs of the forward pass in inference", low=0),
+        _column("other_flop", int, "FLOP", "element-wise, normalisation and pooling work of it, nominal", low=0),
+        _column("training_forward_flop", int, "FLOP", "the same of a training step's forward pass", optional=True),
+        _column("backward_flop", int, "FLOP", "model FLOPs of the backward pass", optional=True),
+        _column("backward_other_flop", int, "FLOP", "its other work, nominal", optional=True),
+        _column("param_count", int, doc="parameters that inference reads", low=0),
+        _column("unused_param_count", int, doc="parameters that it does not (auxiliary heads)", low=0),
+        _column("activation_count", int, doc="elements that operations with model FLOPs write", low=0),
+        _column("param_byte", int, "byte", "all parameters, read or not", low=0),
+        _column("buffer_byte", int, "byte", low=0),
+        _column("input_byte", int, "byte", low=0),
+        _column("output_byte", int, "byte", low=0),
+        _column("bytes_min", int, "byte", "parameters, input and output, moved once", low=0),
+        _column("bytes_eager", int, "byte", "every operation reads its inputs and weights, writes outputs", low=0),
+        _column("backward_bytes_eager", int, "byte", "the same of the backward pass", optional=True),
+        _column("intensity_max", float, "FLOP/byte", "flop / bytes_min"),
+        _column("intensity_eager", float, "FLOP/byte", "flop / bytes_eager"),
+        _column("activation_peak_byte", int, "byte", "most that inference holds beside what resides", low=0),
+        _column("peak_memory_byte", int, "byte", "parameters, buffers, input and activation_peak_byte", low=0),
+        _column("training_peak_memory_byte", int, "byte", "a training step's, optimiser state included", optional=True),
+        _column("uncounted_bytes_share", float, "", "share of bytes_eager in operations without a formula", low=0),
+    ),
+    key=("model", "batch_size", "precision"),
+)
+"""What networks ask for: one row per network, batch size and precision. Training columns are empty where a network
+has no training step, or where it was not counted."""
+
+OPERATIONS = Table(
+    "operations",
+    (
+        _column("model"),
+        _column("batch_size", int, low=1),
+        _column("precision", allowed=tuple(PRECISION_BYTES)),
+        _column("index", int, doc="place in the trace", low=0),
+        _column("name", doc="operation as torch names it"),
+        _column("module", optional=True, doc="path of the layer; empty for the network's own forward()"),
+        _column("layer_type", allowed=LAYER_TYPES),
+        _column("phase", allowed=PHASES),
+        _column("flop", int, "FLOP", low=0),
+        _column("other_flop", int, "FLOP", low=0),
+        _column("bytes_read", int, "byte", low=0),
+        _column("bytes_written", int, "byte", low=0),
+        _column("bytes_moved", int, "byte", "bytes_read + bytes_written", low=0),
+        _column("intensity", float, "FLOP/byte", "flop / bytes_moved", low=0),
+        _column("param_bytes", int, "byte", "part of bytes_read that reads parameters", low=0),
+        _column("param_count", int, doc="parameters that no earlier operation read", low=0),
+        _column("output_count", int, doc="elements written", low=0),
+        _column("allocated_byte", int, "byte", "storage made for the results", low=0),
+        _column("live_byte", int, "byte", "storage alive after it, beside what resides", low=0),
+        _column("has_formula", bool, doc="False where FLOPs are unknown and so 0"),
+    ),
+    key=("model", "batch_size", "precision", "phase", "index"),
+)
+"""What each operation of a network asks for; sums over a network's rows are its workload exactly."""
+
 CHIP_LEVEL = (
     "vendor", "kind", "segment", "year", "scope", "system_match", "microarchitecture", "memory_class", "memory_type",
     "memory_capacity_byte", "bandwidth_byte_per_s", "memory_channels", "memory_channel_width_bit",
