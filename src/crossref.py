@@ -140,7 +140,8 @@ class Numbering:
     def _labelled(self, attributes: list, blocks: list[dict]) -> list[dict]:
         """A division that is labelled as a float: its code, and then its content with the last paragraph as caption."""
         label, _, pairs = attributes
-        caption = blocks.pop()["c"] if blocks and blocks[-1]["t"] == "Para" else []
+        is_caption = blocks and blocks[-1]["t"] == "Para" and {token["t"] for token in blocks[-1]["c"]} != {"Image"}
+        caption = blocks.pop()["c"] if is_caption else []
         captions = [{"t": "Plain", "c": caption}]
         code = [block for block in blocks if block["t"] == "Div" and "cell-code" in block["c"][0][1]]
         blocks = [block for block in blocks if block not in code]

@@ -100,12 +100,12 @@ def _code(part: Part) -> str:
 
 
 def _failure(path: str, part: Part, cell: dict, error: Exception) -> str:
-    """One line for a cell that failed, at the line of the chapter that raised."""
+    """One line for a cell that failed, at the line of the cell that raised."""
     for output in cell.outputs:
         if output.output_type == "error":
             trace = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(output.traceback))
             lines = re.findall(r"Cell In\[\d+\], line (\d+)", trace) or ["1"]
-            return f"{path}:{part.line + int(lines[-1]) - 1}: {output.ename}: {output.evalue}"
+            return f"{path}:{part.line + int(lines[0]) - 1}: {output.ename}: {output.evalue}"
     return f"{path}:{part.line}: the cell did not finish: {error or type(error).__name__}"
 
 
@@ -193,13 +193,14 @@ def _fenced(text: str, language: str = "") -> str:
     return f"\n{fence}{language}\n{text}\n{fence}\n"
 
 
-def _pandoc(text: str, *arguments: str, folder: Path) -> str:
+def _pandoc(text: str, *arguments: str, folder: Path, name: str = "pandoc") -> str:
+    """What Pandoc makes of a text. Raises `BookError` for a warning too: it means that something is lost."""
     import pypandoc
 
     done = subprocess.run([pypandoc.get_pandoc_path(), *arguments], input=text, capture_output=True, encoding="utf-8",
                           cwd=folder)  # fmt: skip
     if done.returncode or "[WARNING]" in done.stderr:
-        raise BookError(f"pandoc: {done.stderr.strip()}")
+        raise BookError(f"{name}: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -212,7 +213,7 @@ def document(book: Book, chapters: Sequence[Executed], to: str, folder: Path) ->
     numbering, numbered = Numbering(book, to, folder), []
     for executed in chapters:
         text = markdown(executed, book, to, folder)
-        tree = json.loads(_pandoc(text, "--from=markdown", "--to=json", folder=folder))
+        tree = json.loads(_pandoc(text, "--from=markdown", "--to=json", folder=folder, name=executed.chapter.path))
         if title := tree["meta"].get("title"):
             tree["blocks"].insert(0, {"t": "Header", "c": [1, [executed.chapter.stem, [], []], title["c"]]})
         numbered.append((executed.chapter, numbering.number(executed.chapter, tree["blocks"])))

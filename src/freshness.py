@@ -134,7 +134,7 @@ def _files(path: Path | None) -> list[Path]:
 
 def _name(path: Path, root: Path) -> str:
     """A path's name in the digest: the same wherever the book, or data that replace the book's own, are kept."""
-    for folder, prefix in ((root, ""), (schema.DATA_PATH, "data/")):
+    for folder, prefix in ((schema.DATA_PATH, "data/"), (root, "")):
         if path.is_relative_to(folder):
             return prefix + path.relative_to(folder).as_posix()
     return path.as_posix()
