@@ -36,11 +36,14 @@ EXAMPLES = {
 }
 """The rows whose derivation the chapter shows in full."""
 
-INTENSITIES = (0.03, 3e4)
-"""Arithmetic intensities in FLOP/byte between which roofs are drawn."""
+MODEL_INTENSITIES = (0.1, 1e4)
+"""Arithmetic intensities in FLOP/byte between which the worked example's roof is drawn."""
+
+MARGIN = (5.0, 5.0)
+"""How far roofs of one arithmetic are drawn below their lowest and above their highest ridge point, as factors."""
 
 _DROPPED = ("NVIDIA", "AMD", "Intel", "Google", "Apple", "Tesla", "GeForce", "Instinct", "Radeon", "Qualcomm", "Core",
-            "Generation", "Platinum", "Data Center GPU", "Blackwell", "Tenstorrent", "Graphcore", "Ryzen", "AWS")  # fmt: skip
+            "Generation", "Platinum", "Data Center GPU", "Blackwell", "Tenstorrent", "Graphcore", "AWS", "Workstation Edition")  # fmt: skip
 
 
 def short_name(chip: str) -> str:
@@ -93,9 +96,16 @@ def roofs(table: pd.DataFrame, sources: dict[str, dict]) -> pd.DataFrame:
     known["power"] = [_power(row) for row in known.itertuples()]
     known["derivation"] = [_derivation(row) for row in known.itertuples()]
     known["source"] = [references.plain(sources[key]["title"]) for key in known["compute_source"]]
+    known = known[[*_ROOF_COLUMNS]].copy()
     points = known.groupby(["group", "arithmetic", "peak_flop_per_s", "bandwidth_byte_per_s"])["chip"]
     known["label"] = points.transform(lambda names: common_name(list(dict.fromkeys(names))))
-    return known.reset_index(drop=True)
+    return known.reset_index(drop=True).rename_axis("roof").reset_index()
+
+
+_ROOF_COLUMNS = (
+    "chip", "kind", "group", "arithmetic", "precision", "unit", "memory_class", "peak_flop_per_s", "bandwidth_byte_per_s",
+    "ridge_flop_per_byte", "peak", "derivation", "clock", "bandwidth", "ridge", "power", "source",
+)  # fmt: skip
 
 
 def _power(row) -> str:
@@ -107,6 +117,18 @@ def _derivation(row) -> str:
         return f"printed: {row.stated_peak}"
     unit = chips.operation(row.precision)
     return f"{row.units:g} {row.unit_name} × {row.flop_per_cycle_per_unit:g} {unit}/cycle × {row.clock_hz / 1e9:g} GHz"
+
+
+def ridge_points(roofs_: pd.DataFrame) -> pd.DataFrame:
+    """The ridge points of every roof, with a label on the lowest and the highest of each arithmetic (else None)."""
+    columns = ["chip", "kind", "arithmetic", "memory_class", "ridge_flop_per_byte", "peak", "bandwidth", "ridge"]
+    points = roofs_[[*columns, "label"]].drop_duplicates([*columns]).reset_index(drop=True)
+    ends = points.groupby("arithmetic")["ridge_flop_per_byte"].agg(["idxmin", "idxmax"])
+    points["end"] = None
+    points.loc[ends["idxmin"], "end"] = "lowest"
+    points.loc[ends["idxmax"], "end"] = "highest"
+    points["label"] = points["label"].where(points["end"].notna(), None)
+    return points
 
 
 def in_group(roofs_: pd.DataFrame, group: str) -> pd.DataFrame:
@@ -368,3 +390,402 @@ def notes(table: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+# Where labels go.
+
+_FONT_SIZE = 10  # CSS pixels, as the figures write labels
+
+
+def label_positions(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    x_domain: tuple,
+    y_domain: tuple,
+    width: float,
+    height: float,
+    log_x: bool = True,
+    only: set[str] | None = None,
+) -> pd.DataFrame:
+    """Label positions beside the points where there is room for them; a label without room gets NaN.
+
+    Chips that share a point share a label; lone points come first, and those of `EXAMPLES` before all. Returns a copy
+    of the frame with ``label_x`` and ``label_y``, the label's centre in data units, and ``leader_x`` and ``leader_y``,
+    where a thin rule from a label at some distance meets it (else NaN). Domains and sizes are those of the plot area,
+    whose y axis is logarithmic. ``only`` names the chips to label, where not all; the others' points are kept clear.
+    """
+    placed = frame.assign(**dict.fromkeys(("label_x", "label_y", "leader_x", "leader_y"), np.nan))
+    points = placed.drop_duplicates([x, y])
+    if points.empty:
+        return placed
+    to_x = np.log10 if log_x else np.asarray
+    across, up = to_x(np.array(x_domain, float)), np.log10(np.array(y_domain, float))
+    px = _pixels(to_x(points[x].to_numpy(float)), across, width)
+    py = height - _pixels(np.log10(points[y].to_numpy(float)), up, height)
+    distance = np.hypot(px[:, None] - px, py[:, None] - py) + np.diag(np.full(len(px), np.inf))
+    first = points["chip"].isin({chip for chip, _, _ in EXAMPLES.values()}).to_numpy()
+    taken = [(a - 4, b - 4, a + 4, b + 4) for a, b in zip(px, py, strict=True)]
+    wanted = [i for i, chip in enumerate(points["chip"]) if only is None or chip in only]
+    for i in sorted(wanted, key=lambda i: (not first[i], -distance[i].min())):
+        half = _text_width(points["label"].iloc[i]) / 2
+        for dx, dy, far in _offsets(half):
+            cx, cy = px[i] + dx, py[i] + dy
+            box = (cx - half - 1, cy - 6, cx + half + 1, cy + 6)
+            inside = box[0] >= 0 and box[1] >= -4 and box[2] <= width and box[3] <= height
+            if inside and not any(_overlap(box, other) for j, other in enumerate(taken) if j != i):
+                taken.append(box)
+                index = points.index[i]
+                placed.loc[index, "label_x"] = _data(cx, across, width, log_x)
+                placed.loc[index, "label_y"] = _data(height - cy, up, height, True)
+                if far:
+                    near_x = min(max(px[i], box[0]), box[2])
+                    placed.loc[index, "leader_x"] = _data(near_x, across, width, log_x)
+                    placed.loc[index, "leader_y"] = _data(height - cy + (6 if dy > 0 else -6 if dy < 0 else 0), up, height, True)
+                break
+    return placed
+
+
+def _offsets(half: float) -> list[tuple[float, float, bool]]:
+    """Where a label of a half width may stand around its point, in pixels, the nearest first; True needs a leader."""
+    near = [(half + 6, 0), (-half - 6, 0), (0, -10), (0, 10), (half, -10), (-half, -10), (half, 10), (-half, 10)]
+    far = [
+        (side * (half + reach), rise)
+        for reach, rise in ((8, 20), (8, -20), (16, 30), (16, -30), (24, 42), (24, -42), (34, 12), (34, -12), (44, 56), (44, -56))
+        for side in (1, -1)
+    ]
+    return [(*offset, False) for offset in near] + [(*offset, True) for offset in far]
+
+
+def _pixels(values: np.ndarray, domain: np.ndarray, size: float) -> np.ndarray:
+    return (values - domain[0]) / (domain[1] - domain[0]) * size
+
+
+def _data(pixel: float, domain: np.ndarray, size: float, log: bool) -> float:
+    value = domain[0] + pixel / size * (domain[1] - domain[0])
+    return float(10**value if log else value)
+
+
+def _overlap(left: tuple, right: tuple) -> bool:
+    return left[0] < right[2] and right[0] < left[2] and left[1] < right[3] and right[1] < left[3]
+
+
+def _text_width(text: str) -> float:
+    """Width in pixels of a label in the book's font, from the font's own advances."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    from src.theme import FONT
+
+    return TextPath((0, 0), text, size=_FONT_SIZE, prop=FontProperties(family=FONT)).get_extents().width + 2
+
+
+# Tables for the figures.
+
+PLOT = SimpleNamespace(width=600, height=460)
+"""The plot area of a roofline figure in CSS pixels (`src.theme.WIDTH`, `src.figures.chips.HEIGHT`)."""
+
+
+def intensities(roofs_: pd.DataFrame) -> tuple[float, float]:
+    """The arithmetic intensities in FLOP/byte between which these roofs are drawn."""
+    return roofs_["ridge_flop_per_byte"].min() / MARGIN[0], roofs_["ridge_flop_per_byte"].max() * MARGIN[1]
+
+
+def roof_lines(roofs_: pd.DataFrame) -> pd.DataFrame:
+    """Each roof as three points: the left end of its slope, its ridge point and the right end of its flat part."""
+    parts = []
+    for _, group in roofs_.groupby("arithmetic", sort=False):
+        low, high = intensities(group)
+        for intensity in (np.full(len(group), low), group["ridge_flop_per_byte"], np.full(len(group), high)):
+            x = np.asarray(intensity, float)
+            y = roofline.attainable_flop_per_s(x, group["peak_flop_per_s"], group["bandwidth_byte_per_s"])
+            columns = {"intensity": x, "flop_per_s": np.asarray(y)}
+            parts.append(group[["roof", "arithmetic", "kind", "memory_class"]].assign(**columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def with_labels(roofs_: pd.DataFrame) -> pd.DataFrame:
+    """The roofs of one group with the positions of their labels, each arithmetic by itself."""
+    parts = []
+    for _, part in roofs_.groupby("arithmetic", sort=False):
+        low, high = intensities(part)
+        domain = (part["bandwidth_byte_per_s"].min() * low, part["peak_flop_per_s"].max())
+        parts.append(
+            label_positions(
+                part, "ridge_flop_per_byte", "peak_flop_per_s", x_domain=(low, high), y_domain=domain,
+                width=PLOT.width, height=PLOT.height,
+            )  # fmt: skip
+        )
+    return pd.concat(parts)
+
+
+def with_history_labels(history_: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The chips that have a value in a column of `history`, with label positions in each of the two panels."""
+    known = history_.dropna(subset=[column])
+    years, values = (known["year"].min(), known["year"].max()), (known[column].min(), known[column].max())
+    parts = [
+        label_positions(
+            part, "year", column, x_domain=years, y_domain=values, width=PLOT.width / 2 - 16, height=300, log_x=False,
+            only=_extremes(part, column),
+        )  # fmt: skip
+        for _, part in known.groupby("format", sort=False)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _extremes(part: pd.DataFrame, column: str) -> set[str]:
+    """The chips that earn a label in a crowd: the highest and lowest of each kind, and the examples."""
+    ordered = part.sort_values(column)
+    ends = [group["chip"].iloc[i] for _, group in ordered.groupby("kind") for i in (0, -1)]
+    return {*ends, *(chip for chip, _, _ in EXAMPLES.values())}
+
+
+# The worked example: two kernels under one roof.
+
+EXAMPLE_SIZES = (64, 4096)
+"""Sides of the square matrices in the worked example."""
+
+
+def kernels(row) -> pd.DataFrame:
+    """The worked example's kernels under one chip's roof: a vector addition and two matrix products.
+
+    ``row`` is a row of the table. Bytes are the least that must move: each operand read once, the result written once.
+    """
+    size = PRECISION_BYTES[row.precision]
+    work = [("vector addition", "a + b", 1.0, 3.0 * size)]
+    for n in EXAMPLE_SIZES:
+        work.append((f"matrix product, n = {n}", f"{n} × {n} product", 2.0 * n**3, 3.0 * size * n**2))
+    rows = []
+    for name, label, flop, bytes_moved in work:
+        intensity = float(roofline.arithmetic_intensity(flop, bytes_moved))
+        rate = float(roofline.attainable_flop_per_s(intensity, row.peak_flop_per_s, row.bandwidth_byte_per_s))
+        bound = roofline.is_compute_bound(intensity, row.peak_flop_per_s, row.bandwidth_byte_per_s)
+        rows.append(
+            {"name": name, "label": label, "flop": flop, "bytes": bytes_moved, "intensity": intensity,
+             "flop_per_s": rate, "bound": "compute-bound" if bound else "memory-bound", "label_x": intensity,
+             "label_y": rate * 0.5}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def model_roof(row) -> pd.DataFrame:
+    """One chip's roof as two coloured parts that meet at the ridge point."""
+    low, high = MODEL_INTENSITIES
+    ridge = row.ridge_flop_per_byte
+    points = [(low, "memory-bound"), (ridge, "memory-bound"), (ridge, "compute-bound"), (high, "compute-bound")]
+    frame = pd.DataFrame(points, columns=["intensity", "part"])
+    frame["flop_per_s"] = roofline.attainable_flop_per_s(
+        frame["intensity"], row.peak_flop_per_s, row.bandwidth_byte_per_s
+    )
+    return frame
+
+
+# What the prose says.
+
+
+def say(table: pd.DataFrame, sources: dict[str, dict]) -> SimpleNamespace:
+    """Every value and sentence that the chapter quotes, by name; each is a `report.Text`."""
+    history_ = history(table)
+    return SimpleNamespace(
+        **_say_table(table, sources), **_say_model(table), **_say_ridges(table), **_say_history(history_),
+        **_say_kinds(kinds_table(table, history_)),
+    )  # fmt: skip
+
+
+def _say_table(table: pd.DataFrame, sources: dict[str, dict]) -> dict[str, Text]:
+    per_chip = table.drop_duplicates("chip")
+    cited = {key for column in chips.SOURCES for key in table[column].dropna() if key}
+    second_hand = [key for key in cited if "Not opened" in sources[key].get("note", "")]
+    derived = table["derived_peak_flop_per_s"].notna()
+    exact = abs(table["peak_flop_per_s"] / table["derived_peak_flop_per_s"] - 1) <= chips.TOLERANCE
+    vendors = per_chip["vendor"].nunique()
+    return {
+        "n_chips": report.number(len(per_chip)),
+        "n_rows": report.number(len(table)),
+        "n_vendors": report.number(vendors),
+        "first_year": Text(per_chip["year"].min()),
+        "last_year": Text(per_chip["year"].max()),
+        "by_kind": report.listing(
+            report.plural(int((per_chip["kind"] == kind).sum()), kind) for kind in CHIP_KINDS if kind in set(per_chip["kind"])
+        ),
+        "n_sources": report.number(len(cited)),
+        "n_second_hand": report.number(len(second_hand)),
+        "n_opened": report.number(len(cited) - len(second_hand)),
+        "n_derived": report.number(int(derived.sum())),
+        "n_printed_only": report.number(int((~derived).sum())),
+        "n_beyond": report.plural(int((derived & ~exact).sum()), "row"),
+        "tolerance": report.percent(chips.TOLERANCE),
+        "n_no_bandwidth": report.number(int(per_chip["bandwidth_byte_per_s"].isna().sum())),
+        "n_no_power": report.number(int(per_chip["power_w"].isna().sum())),
+    }
+
+
+def _say_model(table: pd.DataFrame) -> dict[str, Text]:
+    row = example(table, "GPU")
+    work = kernels(row).set_index("name")
+    addition, small, large = (work.iloc[i] for i in range(3))
+    n_small, n_large = EXAMPLE_SIZES
+    size = PRECISION_BYTES[row.precision]
+    share = addition["flop_per_s"] / row.peak_flop_per_s
+    seconds = roofline.minimum_latency_s(large["flop"], large["bytes"], row.peak_flop_per_s, row.bandwidth_byte_per_s)
+    return {
+        "example_chip": Text(row.chip),
+        "example_precision": Text(row.precision),
+        "example_bytes": report.number(size),
+        "example_peak": report.flop_rate(row.peak_flop_per_s),
+        "example_bandwidth": report.bandwidth(row.bandwidth_byte_per_s),
+        "example_ridge": report.intensity(row.ridge_flop_per_byte),
+        "addition_intensity": report.intensity(addition["intensity"]),
+        "addition_rate": report.flop_rate(addition["flop_per_s"]),
+        "addition_share": report.percent(share),
+        "addition_bytes": report.number(addition["bytes"]),
+        "n_small": report.number(n_small),
+        "n_large": report.number(n_large),
+        "small_intensity": report.intensity(small["intensity"]),
+        "small_bound": Text(small["bound"]),
+        "small_rate": report.flop_rate(small["flop_per_s"]),
+        "large_intensity": report.intensity(large["intensity"]),
+        "large_flop": report.quantity(large["flop"], "FLOP"),
+        "large_bytes": report.size(large["bytes"]),
+        "large_bound": Text(large["bound"]),
+        "large_rate": report.flop_rate(large["flop_per_s"]),
+        "large_time": report.duration(float(seconds)),
+        "turning_size": report.number(math.ceil(row.ridge_flop_per_byte * 3 * size / 2)),
+        "alt_model": Text(
+            f"The roofline of one {row.chip} at {row.precision}: a slope of {report.bandwidth(row.bandwidth_byte_per_s)} "
+            f"meets a flat peak of {report.flop_rate(row.peak_flop_per_s)} at {report.intensity(row.ridge_flop_per_byte)}; "
+            f"a vector addition lies on the slope, a product of {n_large} by {n_large} matrices "
+            f"{'under the flat part' if large['bound'] == 'compute-bound' else 'on the slope as well'}."
+        ),
+    }
+
+
+def _say_ridges(table: pd.DataFrame) -> dict[str, Text]:
+    known = table[table["ridge_flop_per_byte"].notna()].copy()
+    known["arithmetic"] = [arithmetic(row) for row in known.itertuples()]
+    off_chip = known[known["memory_class"] != "SRAM"]
+    single = off_chip[off_chip["arithmetic"] == "fp32 vector"].sort_values("ridge_flop_per_byte")
+    half = off_chip[off_chip["arithmetic"] == "bf16 matrix"].sort_values("ridge_flop_per_byte")
+    sram = known[known["memory_class"] == "SRAM"].drop_duplicates("chip")
+    ratio = half["ridge_flop_per_byte"].median() / single["ridge_flop_per_byte"].median()
+    values = {
+        "ridge_low_chip": Text(single["chip"].iloc[0]),
+        "ridge_low": report.intensity(single["ridge_flop_per_byte"].iloc[0]),
+        "ridge_high_chip": Text(half["chip"].iloc[-1]),
+        "ridge_high": report.intensity(half["ridge_flop_per_byte"].iloc[-1]),
+        "ridge_median_fp32": report.intensity(single["ridge_flop_per_byte"].median()),
+        "ridge_median_bf16": report.intensity(half["ridge_flop_per_byte"].median()),
+        "ridge_ratio": Text(
+            f"{report.times(ratio)} that of" if ratio >= 1 else f"{report.percent(ratio)} of that of"
+        ),
+        "n_sram": report.plural(len(sram), "chip"),
+        "sram_names": report.listing(sram["chip"]),
+    }
+    low, high = sram["ridge_flop_per_byte"].min(), sram["ridge_flop_per_byte"].max()
+    values["sram_range"] = Text(f"{report.significant(low, 2)} to {report.significant(high, 2)}")
+    values["alt_ridges"] = Text(
+        f"Ridge points of {report.number(known['chip'].nunique())} chips, one strip per precision and unit. On fp32 vector "
+        f"units the median is {values['ridge_median_fp32']}, on bf16 matrix units {values['ridge_median_bf16']}."
+    )
+    for key, group in (("data", "data centre"), ("desk", "desktop, workstation and laptop"), ("edge", "mobile and edge")):
+        values |= _say_group(off_chip, key, group)
+    return values
+
+
+def _say_group(known: pd.DataFrame, key: str, group: str) -> dict[str, Text]:
+    """The extent of one figure's rooflines at fp32 on vector units, in words."""
+    part = known[known["segment"].isin(GROUPS[group]) & (known["arithmetic"] == "fp32 vector")]
+    low, high = (part.loc[part["peak_flop_per_s"].agg(end)] for end in ("idxmin", "idxmax"))
+    slow, fast = (part.loc[part["bandwidth_byte_per_s"].agg(end)] for end in ("idxmin", "idxmax"))
+    peaks = high["peak_flop_per_s"] / low["peak_flop_per_s"]
+    bandwidths = fast["bandwidth_byte_per_s"] / slow["bandwidth_byte_per_s"]
+    text = (
+        f"At fp32 on vector units the {report.number(part['chip'].nunique())} chips reach from "
+        f"{report.flop_rate(low['peak_flop_per_s'])} ({low['chip']}) to {report.flop_rate(high['peak_flop_per_s'])} "
+        f"({high['chip']}), a factor of {report.significant(peaks, 2)}, and from {report.bandwidth(slow['bandwidth_byte_per_s'])} "
+        f"({slow['chip']}) to {report.bandwidth(fast['bandwidth_byte_per_s'])} ({fast['chip']}), a factor of "
+        f"{report.significant(bandwidths, 2)}"
+    )
+    return {f"{key}_extent": Text(text), f"alt_{key}": Text(f"Rooflines of chips for {group}, log-log. {text}.")}
+
+
+def _say_history(history_: pd.DataFrame) -> dict[str, Text]:
+    values = {}
+    for key, column, name in (
+        ("balance", "balance_flop_per_byte", "balance"),
+        ("efficiency", "flop_per_s_per_watt", "FLOP/s per watt"),
+    ):
+        sentences = []
+        for format_ in FORMATS:
+            found = trend(history_, column, format_)
+            unit = "vector units at fp32" if format_ == "fp32 vector" else "matrix units at 16 bits"
+            sentences.append(trend_sentence(f"the {name} of {unit}", found))
+        values[f"{key}_trends"] = report.listing(sentences)
+        values[f"alt_{key}"] = Text(
+            f"{name[0].upper() + name[1:]} of each chip over its year of launch, in two panels: {report.listing(sentences)}."
+        )
+    gpu = history_[(history_["kind"] == "GPU") & (history_["format"] == "16-bit matrix")]
+    values["gpu_efficiency_trend"] = trend_sentence(
+        "the FLOP/s per watt of the GPUs alone, on matrix units at 16 bits,",
+        trend(gpu, "flop_per_s_per_watt", "16-bit matrix"),
+    )
+    return values
+
+
+def trend_lines(history_: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The trend lines that a figure of `history` may draw: those whose interval does not hold zero."""
+    lines = []
+    for format_ in FORMATS:
+        found = trend(history_, column, format_)
+        if found.per_year.low > 0 or found.per_year.high < 0:
+            lines.append(found.line)
+    return pd.concat(lines, ignore_index=True) if lines else pd.DataFrame(columns=["year", column, "format"])
+
+
+def _say_kinds(kinds: pd.DataFrame) -> dict[str, Text]:
+    cpu, gpu, asic, soc = (kinds.loc[kind] for kind in ("CPU", "GPU", "ASIC", "SoC"))
+    fp32, half = "peak_flop_per_s fp32 vector", "peak_flop_per_s 16-bit matrix"
+    balance = "balance_flop_per_byte fp32 vector"
+    efficiency = "flop_per_s_per_watt fp32 vector"
+    return {
+        "gpu_cpu_peak": _ratio("peak at fp32", "GPU", gpu[fp32], "CPU", cpu[fp32]),
+        "gpu_cpu_bandwidth": _ratio("bandwidth", "GPU", gpu["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"]),
+        "gpu_cpu_efficiency": _ratio("FLOP/s per watt at fp32", "GPU", gpu[efficiency], "CPU", cpu[efficiency]),
+        "gpu_cpu_balance": _alike("balance at fp32", "GPU", gpu[balance], "CPU", cpu[balance]),
+        "asic_gpu_half": _ratio("16-bit matrix peak", "ASIC", asic[half], "GPU", gpu[half]),
+        "asic_gpu_balance": _alike(
+            "balance there", "ASIC", asic["balance_flop_per_byte 16-bit matrix"], "GPU", gpu["balance_flop_per_byte 16-bit matrix"]
+        ),
+        "soc_cpu_bandwidth": _ratio("bandwidth", "SoC", soc["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"]),
+        "soc_cpu_efficiency": _ratio("FLOP/s per watt at fp32", "SoC", soc[efficiency], "CPU", cpu[efficiency]),
+        "gpu_matrix_gain": Text(
+            f"{report.times(gpu[half] / gpu[fp32])} its fp32 vector rate"
+            if gpu[half] > gpu[fp32]
+            else f"no more than its fp32 vector rate ({report.times(gpu[half] / gpu[fp32])})"
+        ),
+    }
+
+
+ALIKE = 1.25
+"""Medians within this ratio are called alike: the table's choice of chips moves a median by about as much."""
+
+
+def _ratio(quantity: str, left: str, left_value: float, right: str, right_value: float) -> Text:
+    """How the median of one kind compares with another's, in words that follow the numbers."""
+    ratio = left_value / right_value
+    if 1 / ALIKE < ratio < ALIKE:
+        return Text(f"the median {left} has about the same {quantity} as the median {right} ({report.times(ratio)})")
+    if ratio > 1:
+        return Text(f"the median {left} has {report.times(ratio)} the {quantity} of the median {right}")
+    return Text(f"the median {left} has {report.percent(ratio)} of the {quantity} of the median {right}")
+
+
+def _alike(quantity: str, left: str, left_value: float, right: str, right_value: float) -> Text:
+    """Whether two kinds' medians differ, with both numbers."""
+    ratio = left_value / right_value
+    word = "alike" if 1 / ALIKE < ratio < ALIKE else "higher" if ratio > 1 else "lower"
+    numbers = f"{report.intensity(left_value)} against {report.intensity(right_value)}"
+    if word == "alike":
+        return Text(f"their {quantity} is alike: {numbers}")
+    return Text(f"the {quantity} of the {left} is {word} than that of the {right}: {numbers}")
