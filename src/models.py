@@ -7,6 +7,7 @@ not depend on the values. Needs torch and torchvision alone.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import sys
@@ -84,11 +85,7 @@ class Network:
         """The module on the meta device, without memory for its weights and without initialising them."""
         with _meta_registration():
             module = self.factory()
-        for part in module.modules():
-            for name, value in vars(part).items():
-                if isinstance(value, Tensor):
-                    setattr(part, name, value.to("meta"))
-        return module
+        return _on_meta(module)
 
     def inputs(
         self, batch_size: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
@@ -254,6 +251,23 @@ def _meta_registration() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter, nn.Module.register_buffer = register_parameter, register_buffer
+
+
+def _on_meta(module: nn.Module) -> nn.Module:
+    """The module with every tensor that its parts hold on the meta device: those registered before, and attributes."""
+    if any(tensor.device.type != "meta" for tensor in (*module.parameters(), *module.buffers())):
+        module = copy.deepcopy(module)  # its layers are the caller's, who may want to run them
+    moved: dict[int, Tensor] = {}  # a shared tensor stays shared
+    for part in module.modules():
+        for held in (part._parameters, part._buffers, vars(part)):
+            for name, value in held.items():
+                if not isinstance(value, Tensor) or value.device.type == "meta":
+                    continue
+                if id(value) not in moved:
+                    made = value.detach().to("meta")
+                    moved[id(value)] = nn.Parameter(made, value.requires_grad) if held is part._parameters else made
+                held[name] = moved[id(value)]
+    return module
 
 
 def _normal(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
