@@ -148,6 +148,7 @@ def time_case(
 
     from src.precision import settings
 
+    _start_threads(case.device)
     memory = _MEMORY[case.device]()
     clock = timing.clock_for(case.device)
     device = torch.device(case.device)
@@ -161,6 +162,17 @@ def time_case(
         memory.built()
         sampled = timing.sample(steps, clock, plan, record=record, previous=previous, first_index=first_index)
     return sampled, memory.columns()
+
+
+def _start_threads(device: str) -> None:
+    """Small operations that start torch's threads and load its libraries, which belong to no case's time or memory."""
+    import torch
+    import torch.nn.functional as F
+
+    with torch.inference_mode():
+        images = torch.ones(2, 8, 16, 16, device=device)
+        convolved = F.conv2d(images, torch.ones(8, 8, 3, 3, device=device))
+        F.linear(convolved.flatten(1), torch.ones(8, 8 * 14 * 14, device=device))
 
 
 class ResidentMemory:
@@ -496,8 +508,9 @@ def default_cases(sweep: str, device: str, names: Sequence[str] | None = None) -
         found += _cases(names, sweep, (1, 64), device, "fp32", compile_mode="compile")
         return found
     found += _cases(names, sweep, STEPS_BETWEEN, device, "fp32")
-    found += _cases(names, sweep, BATCH_SIZES, device, "bf16")
-    found += _cases(spatial, sweep, BATCH_SIZES, device, "fp32", "channels_last")
+    for sizes in (BATCH_SIZES[:2], BATCH_SIZES[2:]):
+        found += _cases(names, sweep, sizes, device, "bf16")
+        found += _cases(spatial, sweep, sizes, device, "fp32", "channels_last")
     return found
 
 
@@ -533,6 +546,7 @@ class Sweep:
     device: str
     budget_s: float
     case_budget_s: float
+    patience_s: float | None
     target: float
     log: Callable[[str], None]
     progress: Progress
@@ -553,6 +567,7 @@ def sweep(
     *,
     budget_s: float = math.inf,
     case_budget_s: float = CASE_BUDGET_S,
+    patience_s: float | None = None,
     target: float = timing.TARGET,
     environment: Mapping[str, object] | None = None,
     log: Callable[[str], None] = lambda line: None,
@@ -562,12 +577,14 @@ def sweep(
     """Measure cases into a folder whose lock the caller holds; returns the last outcome of each case that has one.
 
     Cases that earlier runs finished are not measured again. First every case gets up to ``case_budget_s`` seconds, or
-    an even share of what is left of ``budget_s`` if that is less. Time that remains then goes, a case at a time, to
-    the one whose interval a second narrows most. Raises `store.StoreError` if the folder can't be written.
+    an even share of what is left of ``budget_s`` if that is less; a slow one gets ``patience_s`` to reach the minimum
+    number of samples (by default six times its budget, and a minute at least). Time that remains then goes, a case at
+    a time, to the one whose interval a second narrows most. Raises `store.StoreError` if the folder can't be written.
     """
     described = dict(environment or machine.describe("cuda" if device == "cuda" else None))
     run = Sweep(
-        folder, described, store.add_environment(folder, described), device, budget_s, case_budget_s, target, log,
+        folder, described, store.add_environment(folder, described), device, budget_s, case_budget_s,
+        patience_s, target, log,
         progress or Progress(log), make_worker or (lambda: Worker(device, int(described["threads"]))),
     )  # fmt: skip
     try:
@@ -609,7 +626,8 @@ def _sweep(run: Sweep, cases: list[Case]) -> dict[Case, dict]:
 
 
 def _patience(run: Sweep, budget_s: float) -> float:
-    return min(max(PATIENCE * budget_s, SLOWEST_CASE_S), max(run.left_s(), budget_s))
+    wanted_s = max(PATIENCE * budget_s, SLOWEST_CASE_S) if run.patience_s is None else run.patience_s
+    return min(wanted_s, max(run.left_s(), budget_s))
 
 
 def _totals(rows: Iterable[Mapping[str, Any]]) -> list[float]:
@@ -873,6 +891,9 @@ def add_case_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory-format", nargs="+", choices=schema.MEMORY_FORMATS)
     parser.add_argument("--compile-mode", nargs="+", choices=schema.COMPILE_MODES)
     parser.add_argument("--case-budget", type=duration_s, default=CASE_BUDGET_S, help="time for one case; default: 20s")
+    parser.add_argument(
+        "--patience", type=duration_s, help="time for a slow case to reach five samples; default: six times its budget"
+    )
     parser.add_argument("--target", type=float, default=timing.TARGET,
                         help="half width of the median's interval, as a share of it; default: %(default)s")  # fmt: skip
 
@@ -940,7 +961,7 @@ def main(arguments: list[str] | None = None) -> int:
         cases = chosen_cases(options, options.sweep, run.device)
         outcomes = sweep(
             run.folder, cases, run.device, budget_s=options.budget, case_budget_s=options.case_budget,
-            target=options.target, environment=run.environment, log=run.log,
+            patience_s=options.patience, target=options.target, environment=run.environment, log=run.log,
         )  # fmt: skip
     print(summary(cases, outcomes))
     return 0

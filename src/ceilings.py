@@ -460,9 +460,22 @@ def rates(ceilings: pd.DataFrame) -> pd.DataFrame:
     return medians[columns].sort_values(["device", "precision", "achievable_flop_per_s"]).reset_index(drop=True)
 
 
+def _stacked(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Frames one below the other, renumbered; empty ones don't count."""
+    import pandas as pd
+
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+
+
 def achievable(ceilings: pd.DataFrame) -> pd.DataFrame:
-    """The best kernel and shape of each device and precision: the columns of `rates`, one row a precision."""
+    """The best kernel and shape of each device and precision: the columns of `rates`, one row a precision.
+
+    Only those sampled often enough take part, if there are any: the best of many short probes is partly luck.
+    """
     best = rates(ceilings)
+    enough = best[best["n"] >= timing.MINIMUM_SAMPLES]
+    lacking = best[~best.set_index(["device", "precision"]).index.isin(enough.set_index(["device", "precision"]).index)]
+    best = _stacked(enough, lacking)
     best = best.loc[best.groupby(["device", "precision"])["achievable_flop_per_s"].idxmax()]
     order = {name: index for index, name in enumerate(schema.PRECISION_BYTES)}
     return best.sort_values(["device", "precision"], key=lambda c: c.map(lambda v: order.get(v, v))).reset_index(

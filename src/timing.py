@@ -35,6 +35,10 @@ SETTLED = 0.03
 WARMUP_SHARE = 0.3
 """Warm-up takes at most this share of a case's budget (but always at least one call)."""
 
+LONG_CALL_S = 10.0
+"""A first call that lasts this long is kept as a sample: what settles in it (kernels prepared, memory mapped) takes
+tenths of a second, less than the target, and warming up would double the cost of the slowest cases."""
+
 CHECK_GROWTH = 1.15
 """The interval is computed again when the number of samples has grown by this factor: bootstrapping after every
 sample would cost more than many samples do."""
@@ -261,11 +265,14 @@ class _Loop:
     index: int
     iterations: int = 1
     samples: list[Sample] = field(default_factory=list)
+    next_check: int = 0
 
     def take(self, is_warmup: bool) -> Sample:
         started_at = time.time()
         latencies, host_s = time_once(self.steps, self.clock, self.iterations)
         host = host_s if self.clock.is_asynchronous else None
+        if is_warmup and not self.samples and sum(latencies.values()) >= LONG_CALL_S:
+            is_warmup = False
         taken = Sample(self.index, is_warmup, self.iterations, latencies, host, started_at)
         self.index += 1
         self.samples.append(taken)
@@ -277,11 +284,27 @@ class _Loop:
         fastest = math.inf
         while True:
             taken = self.take(is_warmup=True)
+            if not taken.is_warmup:
+                return
             lengthened = self._lengthen(taken)
             settled = taken.total_s >= fastest * (1 - SETTLED) and not lengthened
             fastest = min(fastest, taken.total_s)
             if settled or self.now() + taken.total_s * self.iterations > deadline:
                 return
+
+    def reason_to_stop(self, totals: Sequence[float], began: float) -> str | None:
+        """A stop reason of `schema.STOP_REASONS`, or None if another sample is wanted."""
+        if len(totals) >= max(self.plan.minimum, self.next_check):
+            if relative_half_width(totals) <= self.plan.target:
+                return "interval"
+            self.next_check = math.ceil(len(totals) * CHECK_GROWTH)
+        if len(totals) >= self.plan.maximum:
+            return "maximum"
+        allowed_s = self.plan.budget_s
+        if len(totals) < self.plan.minimum:
+            allowed_s = max(allowed_s, self.plan.patience_s or 0.0)
+        last = self.samples[-1]
+        return "budget" if self.now() - began + last.total_s * last.iterations > allowed_s else None
 
     def _lengthen(self, taken: Sample) -> bool:
         shortest = max(self.plan.minimum_sample_s, CLOCK_COST_RATIO * self.clock.cost_s)
@@ -317,23 +340,11 @@ def sample(
     began = now()
     loop = _Loop(steps, clock, plan, record, now, first_index)
     loop.warm_up(began + plan.budget_s * WARMUP_SHARE)
-    totals = list(previous)
-    next_check = max(plan.minimum, len(totals) + 1)
-    while True:
-        taken = loop.take(is_warmup=False)
-        totals.append(taken.total_s)
-        if len(totals) >= next_check:
-            if relative_half_width(totals) <= plan.target:
-                reason = "interval"
-                break
-            next_check = math.ceil(len(totals) * CHECK_GROWTH)
-        if len(totals) >= plan.maximum:
-            reason = "maximum"
-            break
-        allowed = plan.budget_s if len(totals) >= plan.minimum else max(plan.budget_s, plan.patience_s or 0.0)
-        if now() - began + taken.total_s * taken.iterations > allowed:
-            reason = "budget"
-            break
+    totals = [*previous, *(taken.total_s for taken in loop.samples if not taken.is_warmup)]
+    reason = None if loop.samples[-1].is_warmup else loop.reason_to_stop(totals, began)
+    while reason is None:
+        totals.append(loop.take(is_warmup=False).total_s)
+        reason = loop.reason_to_stop(totals, began)
     return summarise(loop.samples, totals, plan, reason, now() - began)
 
 
