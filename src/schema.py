@@ -381,12 +381,12 @@ OUTCOMES = Table(
 )
 """How each case ended. A case may be taken up again with more time: its last row holds."""
 
-CEILING_KINDS = ("compute", "read", "copy", "triad", "overhead")
+CEILING_KINDS = ("compute", "read", "update", "copy", "triad", "overhead")
 CEILINGS = Table(
     "ceilings",
     (
         _ENVIRONMENT,
-        _column("kind", allowed=CEILING_KINDS, doc="what is counted: FLOPs, bytes in one of three patterns, or calls"),
+        _column("kind", allowed=CEILING_KINDS, doc="what is counted: FLOPs, bytes in one of four patterns, or calls"),
         _column("device", allowed=DEVICES),
         _column("precision", allowed=tuple(PRECISION_BYTES)),
         _column("kernel", doc="which operation"),
