@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup, Tag
 
-from src import book, draft, freshness, references
+from src import book, freshness, references
 from src.render import NoQuarto, find_quarto
 from tests.conftest import Rendered
 
@@ -94,10 +94,11 @@ def test_every_citation_has_its_entry(page):
     assert len(page.select("#refs")) == 1
 
 
-def test_no_markup_is_left_in_the_text(text):
+def test_no_markup_is_left_in_the_text(text, page):
     for pattern in (r":::", r"\{python\}", r"\{#", r"\{\.", r"\(\.\.?/", r"\]\(", r"\*\*\w", r"#\|"):
         found = re.search(rf".{{0,40}}{pattern}.{{0,40}}", text)
         assert found is None, found[0]
+    assert not page.select("ol.example"), "a line that holds a reference and a full stop alone makes a list"
 
 
 def test_no_python_is_left_in_the_text(text, page):
@@ -327,4 +328,3 @@ def test_quartos_pages_read_without_a_network(quarto_pages):
 def test_the_draft_edition_names_the_book_as_quarto_does(rendered, quarto):
     [pdf] = (quarto / "_book").glob("*.pdf")
     assert rendered.pdf.name == pdf.name
-    assert draft.load is book.load
