@@ -226,7 +226,9 @@ def history(chips: pd.DataFrame, lines: pd.DataFrame, column: str, title: str) -
         alt.Tooltip("precision:N", title="Precision"), alt.Tooltip(f"{column}:Q", title=title, format=".3~s"),
     ]  # fmt: skip
     both = pd.concat([chips.assign(part="chip"), lines.assign(part="trend")], ignore_index=True)
-    base = alt.Chart(both)
+    # JSON has no NaN, and Altair turns it into null only in columns of numbers; a missing value is left out.
+    records = [{k: v for k, v in record.items() if pd.notna(v)} for record in both.to_dict("records")]
+    base = alt.Chart(alt.Data(values=records))
     points = (
         base.transform_filter("datum.part == 'chip'")
         .mark_point(size=38, filled=True)

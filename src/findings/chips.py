@@ -31,7 +31,7 @@ FORMATS = {"fp32 vector": ("fp32 vector",), "16-bit matrix": ("bf16 matrix", "fp
 EXAMPLES = {
     "CPU": ("AMD EPYC 9654", "fp32", "vector"),
     "GPU": ("NVIDIA H200 SXM 141GB", "bf16", "matrix"),
-    "ASIC": ("Google TPU v5e", "bf16", "matrix"),
+    "ASIC": ("Tenstorrent Wormhole n150", "fp16", "matrix"),
     "SoC": ("NVIDIA Jetson AGX Orin 64GB", "fp16", "matrix"),
 }
 """The rows whose derivation the chapter shows in full."""
@@ -48,7 +48,7 @@ _DROPPED = ("NVIDIA", "AMD", "Intel", "Google", "Apple", "Tesla", "GeForce", "In
 
 def short_name(chip: str) -> str:
     """A chip's name as a label in a figure, without vendor and memory size: "NVIDIA H100 SXM5 80GB" -> "H100 SXM5"."""
-    name = re.sub(r"\((?!CPU|GPU|NPU|board|package|one|P-|E-)[^)]*\)", "", chip)
+    name = re.sub(r"\((?!CPU|GPU|NPU|board|package|one|P-|E-|Super)[^)]*\)|\bX1E-\S+", "", chip)
     for word in _DROPPED:
         name = re.sub(rf"\b{word}\b(?! \d{{1,3}}$)", "", name) if name.replace(word, "").strip() else name
     name = re.sub(r"\b\d+ ?GB\b", "", name)
@@ -99,6 +99,11 @@ def roofs(table: pd.DataFrame, sources: dict[str, dict]) -> pd.DataFrame:
     known = known[[*_ROOF_COLUMNS]].copy()
     points = known.groupby(["group", "arithmetic", "peak_flop_per_s", "bandwidth_byte_per_s"])["chip"]
     known["label"] = points.transform(lambda names: common_name(list(dict.fromkeys(names))))
+    # One label at two points would say nothing; the memory size tells such siblings apart.
+    same = known.groupby(["group", "arithmetic", "label"])[["peak_flop_per_s", "bandwidth_byte_per_s"]].transform("nunique")
+    size = known["chip"].str.extract(r"\b(\d+) ?GB\b")[0]
+    twice = (same.max(axis=1) > 1) & size.notna()
+    known.loc[twice, "label"] += " " + size[twice] + " GB"
     return known.reset_index(drop=True).rename_axis("roof").reset_index()
 
 
@@ -120,14 +125,14 @@ def _derivation(row) -> str:
 
 
 def ridge_points(roofs_: pd.DataFrame) -> pd.DataFrame:
-    """The ridge points of every roof, with a label on the lowest and the highest of each arithmetic (else None)."""
+    """The ridge points of every roof, with a label on the lowest and the highest of each arithmetic (else "")."""
     columns = ["chip", "kind", "arithmetic", "memory_class", "ridge_flop_per_byte", "peak", "bandwidth", "ridge"]
     points = roofs_[[*columns, "label"]].drop_duplicates([*columns]).reset_index(drop=True)
     ends = points.groupby("arithmetic")["ridge_flop_per_byte"].agg(["idxmin", "idxmax"])
-    points["end"] = None
+    points["end"] = ""
     points.loc[ends["idxmin"], "end"] = "lowest"
     points.loc[ends["idxmax"], "end"] = "highest"
-    points["label"] = points["label"].where(points["end"].notna(), None)
+    points["label"] = points["label"].where(points["end"] != "", "")
     return points
 
 
@@ -368,8 +373,7 @@ def appendix_memory(table: pd.DataFrame, kind: str) -> pd.DataFrame:
                 "Chip": row.chip,
                 "Year": str(row.year),
                 "Scope": row.scope,
-                "Memory": row.memory_type if known else "–",
-                "Bandwidth": bandwidth,
+                "Memory": f"{row.memory_type}, {bandwidth}" if known else "–",
                 "Derivation": factors,
                 "Power": power,
                 "Source": f"[{keys}]" if keys else "–",
@@ -378,10 +382,10 @@ def appendix_memory(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def notes(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """What a reader must know of each chip of a kind: where a figure departs from its derivation, and the notes."""
+def notes(table: pd.DataFrame) -> pd.DataFrame:
+    """What a reader must know of each chip: where a figure departs from its derivation, and what it counts."""
     rows = []
-    for chip, group in table[table["kind"] == kind].groupby("chip", sort=False):
+    for chip, group in table.groupby("chip", sort=False):
         texts = [text for column in ("peak_note", "memory_note", "note") for text in group[column].dropna().unique() if text]
         if texts:
             rows.append({"Chip": chip, "Note": " ".join(_sentence(text) for text in dict.fromkeys(texts))})
@@ -584,6 +588,23 @@ def model_roof(row) -> pd.DataFrame:
 # What the prose says.
 
 
+def say_appendix(table: pd.DataFrame) -> SimpleNamespace:
+    """The values that the appendix quotes."""
+    per_chip = table.drop_duplicates("chip")
+    without = per_chip[per_chip["bandwidth_byte_per_s"].isna()]
+    cores = without[without["scope"] == "core"]["chip"]
+    others = without[without["scope"] != "core"]["chip"]
+    sentences = []
+    if len(cores):
+        sentences.append(
+            f"{report.listing(cores)} are one core each of a cloud machine, to be multiplied by the cores that the machine "
+            "shows; the bandwidth of such a share is not published."
+        )
+    if len(others):
+        sentences.append(f"No trustworthy memory bandwidth was found for {report.listing(others)}.")
+    return SimpleNamespace(missing=Text(" ".join(sentences) or "Every chip has a bandwidth."))
+
+
 def say(table: pd.DataFrame, sources: dict[str, dict]) -> SimpleNamespace:
     """Every value and sentence that the chapter quotes, by name; each is a `report.Text`."""
     history_ = history(table)
@@ -688,20 +709,44 @@ def _say_ridges(table: pd.DataFrame) -> dict[str, Text]:
         f"Ridge points of {report.number(known['chip'].nunique())} chips, one strip per precision and unit. On fp32 vector "
         f"units the median is {values['ridge_median_fp32']}, on bf16 matrix units {values['ridge_median_bf16']}."
     )
+    values["addition_floor"] = _floor(off_chip)
+    values["ridge_ladder"] = _ladder(off_chip)
     for key, group in (("data", "data centre"), ("desk", "desktop, workstation and laptop"), ("edge", "mobile and edge")):
         values |= _say_group(off_chip, key, group)
-    return values
+    return values | _say_group(off_chip, "data_matrix", "data centre", "bf16 matrix")
 
 
-def _say_group(known: pd.DataFrame, key: str, group: str) -> dict[str, Text]:
-    """The extent of one figure's rooflines at fp32 on vector units, in words."""
-    part = known[known["segment"].isin(GROUPS[group]) & (known["arithmetic"] == "fp32 vector")]
+def _ladder(off_chip: pd.DataFrame) -> Text:
+    """The median ridge points of the matrix units' floats from wide to narrow, guarded: each above the one before."""
+    formats = ("fp32", "tf32", "bf16", "fp8", "fp4")
+    matrix = off_chip[(off_chip["path"] == "matrix") & off_chip["precision"].isin(formats)]
+    medians = matrix.groupby("precision")["ridge_flop_per_byte"].median()
+    present = [name for name in formats if name in medians]
+    steps = report.listing(f"{report.intensity(medians[name])} at {name}" for name in present)
+    rising = all(medians[a] < medians[b] for a, b in zip(present, present[1:], strict=False))
+    return report.claim(rising, f"on matrix units it is {steps}")
+
+
+def _floor(off_chip: pd.DataFrame) -> Text:
+    """Why single use is memory-bound: adding two fp32 vectors against the lowest fp32 ridge point, guarded."""
+    intensity = float(roofline.arithmetic_intensity(1, 3 * PRECISION_BYTES["fp32"]))
+    lowest = off_chip[off_chip["precision"] == "fp32"]["ridge_flop_per_byte"].min()
+    return report.claim(
+        intensity < lowest,
+        f"adding two fp32 vectors has an intensity of {report.intensity(intensity)} and the lowest ridge point at fp32 "
+        f"is {report.intensity(lowest)}",
+    )
+
+
+def _say_group(known: pd.DataFrame, key: str, group: str, arithmetic_: str = "fp32 vector") -> dict[str, Text]:
+    """The extent of one figure's rooflines, in words."""
+    part = known[known["segment"].isin(GROUPS[group]) & (known["arithmetic"] == arithmetic_)]
     low, high = (part.loc[part["peak_flop_per_s"].agg(end)] for end in ("idxmin", "idxmax"))
     slow, fast = (part.loc[part["bandwidth_byte_per_s"].agg(end)] for end in ("idxmin", "idxmax"))
     peaks = high["peak_flop_per_s"] / low["peak_flop_per_s"]
     bandwidths = fast["bandwidth_byte_per_s"] / slow["bandwidth_byte_per_s"]
     text = (
-        f"At fp32 on vector units the {report.number(part['chip'].nunique())} chips reach from "
+        f"At {arithmetic_.replace(' ', ' on ')} units the {report.number(part['chip'].nunique())} chips reach from "
         f"{report.flop_rate(low['peak_flop_per_s'])} ({low['chip']}) to {report.flop_rate(high['peak_flop_per_s'])} "
         f"({high['chip']}), a factor of {report.significant(peaks, 2)}, and from {report.bandwidth(slow['bandwidth_byte_per_s'])} "
         f"({slow['chip']}) to {report.bandwidth(fast['bandwidth_byte_per_s'])} ({fast['chip']}), a factor of "
@@ -757,7 +802,7 @@ def _say_kinds(kinds: pd.DataFrame) -> dict[str, Text]:
         "asic_gpu_balance": _alike(
             "balance there", "ASIC", asic["balance_flop_per_byte 16-bit matrix"], "GPU", gpu["balance_flop_per_byte 16-bit matrix"]
         ),
-        "soc_cpu_bandwidth": _ratio("bandwidth", "SoC", soc["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"]),
+        "soc_cpu_bandwidth_capital": _capital(_ratio("bandwidth", "SoC", soc["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"])),
         "soc_cpu_efficiency": _ratio("FLOP/s per watt at fp32", "SoC", soc[efficiency], "CPU", cpu[efficiency]),
         "gpu_matrix_gain": Text(
             f"{report.times(gpu[half] / gpu[fp32])} its fp32 vector rate"
@@ -765,6 +810,10 @@ def _say_kinds(kinds: pd.DataFrame) -> dict[str, Text]:
             else f"no more than its fp32 vector rate ({report.times(gpu[half] / gpu[fp32])})"
         ),
     }
+
+
+def _capital(text: str) -> Text:
+    return Text(text[0].upper() + text[1:])
 
 
 ALIKE = 1.25
