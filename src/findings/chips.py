@@ -546,7 +546,7 @@ def _say_ridges(table: pd.DataFrame) -> dict[str, Text]:
         "ridge_high": report.intensity(half["ridge_flop_per_byte"].iloc[-1]),
         "ridge_median_fp32": report.intensity(single["ridge_flop_per_byte"].median()),
         "ridge_median_bf16": report.intensity(half["ridge_flop_per_byte"].median()),
-        "ridge_ratio": Text(f"{report.times(ratio)} that of" if ratio >= 1 else f"{report.percent(ratio)} of that of"),
+        "ridge_ratio": Text(f"{report.times(ratio) if ratio >= 1 else report.percent(ratio)} as much"),
         "n_sram": report.plural(len(sram), "chip"),
         "sram_names": report.listing(sram["chip"]),
     }
@@ -664,7 +664,7 @@ def _say_kinds(kinds: pd.DataFrame) -> dict[str, Text]:
         "soc_cpu_bandwidth_capital": _capital(
             _ratio("bandwidth", "SoC", soc["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"])
         ),
-        "soc_cpu_efficiency": _ratio("FLOP/s per watt at fp32", "SoC", soc[efficiency], "CPU", cpu[efficiency]),
+        "soc_cpu_balance": _alike("balance at fp32", "SoC", soc[balance], "CPU", cpu[balance]),
         "gpu_matrix_gain": Text(
             f"{report.times(gpu[half] / gpu[fp32])} its fp32 vector rate"
             if gpu[half] > gpu[fp32]
