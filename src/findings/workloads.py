@@ -205,6 +205,13 @@ def at_hand(targets_: pd.DataFrame, kind: str) -> pd.Series:
     return found.sort_values(["is_datasheet", "rank"], kind="stable").iloc[0]
 
 
+def ridges(*chosen: Mapping) -> pd.DataFrame:
+    """Ridge points as lines to draw: target, ridge_flop_per_byte."""
+    return pd.DataFrame(
+        [{"target": target["target"], "ridge_flop_per_byte": target["ridge_flop_per_byte"]} for target in chosen]
+    )
+
+
 def _count_precision(precision: str) -> str:
     """The precision in which traffic was counted for arithmetic at a precision: only the element's size matters."""
     return "fp32" if schema.PRECISION_BYTES[precision] == 4 else "bf16"
@@ -277,9 +284,17 @@ def chip_roofs(table: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
                     "flop_per_s": y,
                     "ridge": row.ridge_flop_per_byte,
                 }
-            )  # fmt: skip
+            )
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def first_choice(roofs: pd.DataFrame, gpu: Mapping) -> str:
+    """The entry of the menu of chips that is shown first: the GPU at hand, or else the book's example."""
+    names = list(dict.fromkeys(roofs["chip"]))
+    wanted = [name for name in names if short_name(name.rpartition(",")[0]) == gpu["target"].rpartition(",")[0]]
+    wanted += [name for name in names if name.startswith(f"{EXAMPLES['GPU'][0]}, ")]
+    return next((name for name in wanted if name.endswith(f", {gpu['precision']}")), names[0])
 
 
 def chip_ranges(table: pd.DataFrame) -> pd.DataFrame:
@@ -395,7 +410,8 @@ def causes(rows: Sequence[Mapping]) -> pd.DataFrame:
     totals = frame[(frame["counter"] == "book") & (frame["operation"] == "total")]
     book = totals.set_index(["model", "pass"])["macs"]
     found = frame[frame["operation"] != "total"].copy()
-    found["share"] = [row.macs / book[(row.model, getattr(row, "_3"))] for row in found.itertuples()]
+    keys = zip(found["model"], found["pass"], strict=True)
+    found["share"] = found["macs"] / [book[key] for key in keys]
     listed = []
     for (counter, which, operation), group in found.groupby(["counter", "pass", "operation"], sort=False):
         worst = group.loc[group["share"].abs().idxmax()]
@@ -412,17 +428,24 @@ def causes(rows: Sequence[Mapping]) -> pd.DataFrame:
 # What the prose says.
 
 
-def say(table: pd.DataFrame, targets_: pd.DataFrame, judged: pd.DataFrame, counter_rows: Sequence[Mapping],
-        times: Sequence[Mapping]) -> SimpleNamespace:  # fmt: skip
+def ridge_lines(*chosen: Mapping) -> dict[str, float]:
+    """Ridge points in FLOP/byte by target."""
+    return {target["target"]: float(target["ridge_flop_per_byte"]) for target in chosen}
+
+
+def say(
+    table: pd.DataFrame,
+    targets_: pd.DataFrame,
+    judged: pd.DataFrame,
+    counter_rows: Sequence[Mapping],
+    times: Sequence[Mapping],
+) -> SimpleNamespace:
     """Every value and sentence that the chapter quotes, by name; each is a `report.Text`."""
     return SimpleNamespace(
         **_say_networks(table), **_say_intensity(table), **_say_targets(table, targets_, judged), **_say_layers(),
         **_say_counters(counter_rows), **_say_times(times),
+        memory_check=memory_text(memory_check()),
     )  # fmt: skip
-
-
-def _named(row) -> str:
-    return f"{row['model']}"
 
 
 def _extremes(rows: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
@@ -449,10 +472,10 @@ def _say_networks(table: pd.DataFrame) -> dict[str, Text]:
         "precision": Text(PRECISION),
         "fewest": Text(f"{few['model']} ({report.quantity(few['flop_per_input'], 'FLOP')})"),
         "most": Text(f"{many['model']} ({report.quantity(many['flop_per_input'], 'FLOP')})"),
-        "flop_span": report.times(many["flop_per_input"] / few["flop_per_input"]),
+        "flop_factor": report.number(many["flop_per_input"] / few["flop_per_input"], 2),
         "smallest": Text(f"{small['model']} ({report.number(small['param_count'])})"),
         "largest": Text(f"{large['model']} ({report.number(large['param_count'])})"),
-        "param_span": report.times(large["param_count"] / small["param_count"]),
+        "param_factor": report.number(large["param_count"] / small["param_count"], 2),
         "least_reuse": Text(
             f"{little['model']} uses each parameter for {report.number(little['reuse'])} FLOPs per input"
         ),
@@ -494,7 +517,7 @@ def _say_intensity(table: pd.DataFrame) -> dict[str, Text]:
         "steady_names": report.listing(steady.index)
         if len(steady) <= 6
         else Text(report.listing([*steady.index[:6], f"{len(steady) - 6} more"])),
-        "gap_median": report.times(gap.median()),
+        "gap_factor": report.number(gap.median(), 2),
         "gap_most": Text(f"{gap.idxmax()} ({report.times(gap.max())})"),
         "gap_least": Text(f"{gap.idxmin()} ({report.times(gap.min())})"),
         "half_gain": report.times((half["intensity_eager"] / stated["intensity_eager"]).median()),
@@ -538,7 +561,9 @@ def _say_targets(table: pd.DataFrame, targets_: pd.DataFrame, judged: pd.DataFra
     always = judged.groupby("model")["verdict"].agg(lambda v: set(v))
     same = {name: [model for model, found in always.items() if found == {name}] for name in VERDICTS}
     eager_one = judged[judged["batch_size"] == 1]
+    chosen = first_choice(chip_roofs(chips.load(), *domain(table, targets_)), at_hand(targets_, "GPU"))
     values |= {
+        "verdict_largest": report.number(max(VERDICT_BATCH_SIZES)),
         "n_targets": report.number(len(targets_)),
         "always_memory": report.listing(same["memory-bound"]),
         "always_compute": report.listing(same["compute-bound"]),
@@ -549,6 +574,8 @@ def _say_targets(table: pd.DataFrame, targets_: pd.DataFrame, judged: pd.DataFra
         "batch_verdict": Text("Batching moves networks right" if _falls(judged) else "Batching changes few verdicts"),
         "hardest_target": Text(shares["memory-bound"].groupby("target").mean().idxmax()),
         "easiest_target": Text(shares["compute-bound"].groupby("target").mean().idxmax()),
+        "any_chosen": Text(chosen),
+        "alt_any": Text(f"Roofline of {chosen} and each network's range of intensity at batch {BATCH_SIZE}."),
         "alt_verdicts": Text(
             f"Table coloured by verdict: {judged['model'].nunique()} networks by {len(targets_)} targets at batch sizes "
             f"{report.listing(map(str, VERDICT_BATCH_SIZES))}."
