@@ -31,11 +31,12 @@ VERDICTS = ("memory-bound", "either", "compute-bound")
 
 
 def counts(names: Sequence[str] = models.MEASURED) -> pd.DataFrame:
-    """Every network at every batch size and precision: the columns of `schema.WORKLOADS`, and ``activation_share``.
+    """Every network at `BATCH_SIZES` in fp32 and at `VERDICT_BATCH_SIZES` in bf16: the columns of `schema.WORKLOADS`.
 
-    Training columns are filled at the batch size of comparison and fp32 alone. Rows are in the order of ``names``.
+    Adds ``flop_per_input``. Training columns are filled at the batch size of comparison and fp32 alone. Rows are in the order of ``names``.
     """
-    plain = workload.rows(names, BATCH_SIZES, PRECISIONS, training=False)
+    plain = workload.rows(names, BATCH_SIZES, (PRECISION,), training=False)
+    plain += workload.rows(names, VERDICT_BATCH_SIZES, PRECISIONS[1:], training=False)
     trained = workload.rows(names, (BATCH_SIZE,), (PRECISION,), training=True)
     full = {(row["model"], row["batch_size"], row["precision"]): row for row in trained}
     rows = [full.get((row["model"], row["batch_size"], row["precision"]), row) for row in plain]
@@ -172,7 +173,7 @@ def _datasheet(
     environment: Mapping, system_name: object, device: str, precision: str, table: pd.DataFrame
 ) -> tuple[float, float]:
     """Peak FLOP/s and byte/s of a measured machine's chip, NaN where the table does not know it."""
-    chip = chips.match(str(system_name), table.to_dict("records"))
+    chip = chips.match(str(system_name))
     found = table[(table["chip"] == chip) & (table["precision"] == precision)].sort_values("peak_flop_per_s")
     if found.empty:
         return np.nan, np.nan
