@@ -56,7 +56,7 @@ def decades(values: pd.Series, low: float = 1.0, high: float = 1.0) -> tuple[flo
     return float(usable.min() / low), float(usable.max() * high)
 
 
-def _log(domain: tuple[float, float]) -> alt.Scale:
+def log_scale(domain: tuple[float, float]) -> alt.Scale:
     return alt.Scale(type="log", domain=list(domain), nice=False)
 
 
@@ -120,8 +120,12 @@ def _scatter_panel(
         points, quantity, "y", "model", x_domain=x_domain, y_domain=y_domain, width=width, height=height,
         font_size=FONT_SIZE, lines=[line],
     )  # fmt: skip
-    x = alt.X(f"{quantity}:Q", title=AXIS_TITLES[quantity], scale=_log(x_domain), axis=_count_axis(x_domain, quantity))
-    y = alt.Y("y:Q", title="latency", scale=_log(y_domain), axis=alt.Axis(values=ticks(y_domain), labelExpr=_SECONDS))
+    x = alt.X(
+        f"{quantity}:Q", title=AXIS_TITLES[quantity], scale=log_scale(x_domain), axis=_count_axis(x_domain, quantity)
+    )
+    y = alt.Y(
+        "y:Q", title="latency", scale=log_scale(y_domain), axis=alt.Axis(values=ticks(y_domain), labelExpr=_SECONDS)
+    )
     base = alt.Chart(placed)
     tooltip = ["model", "batch_size", "status", alt.Tooltip("latency_s", format=".4s"),
                alt.Tooltip("latency_low_s", format=".4s"), alt.Tooltip("latency_high_s", format=".4s"),
@@ -235,7 +239,7 @@ def tail(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
     for name, own in table.groupby("series", sort=False):
         base = _rows(own, batches)
         left = base.mark_circle(size=26, opacity=1).encode(
-            x=alt.X("per_input:Q", title="median latency per input", scale=_log(domain),
+            x=alt.X("per_input:Q", title="median latency per input", scale=log_scale(domain),
                     axis=alt.Axis(values=ticks(domain, 6), labelExpr=_SECONDS)),
             tooltip=_tooltip("latency_per_input_s", "low", "high", "p95"),
         )  # fmt: skip
@@ -270,7 +274,7 @@ def prediction(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin
     domain = decades(pd.concat([table["low"], table["high"], pd.Series([1.0])]), 1.1, 1.1)
     series = list(dict.fromkeys(table["series"]))
     width = theme.WIDTH - 40 if len(series) == 1 else 250
-    scale = _log(domain)
+    scale = log_scale(domain)
     panels = []
     for index, name in enumerate(series):
         own = table[table["series"] == name]
@@ -329,7 +333,7 @@ def throughput(cases: pd.DataFrame, saturation: pd.DataFrame, devices: Mapping[s
     columns = 4
     width = 134
     height = 96
-    x_scale = _log((batches[0] / 1.5, batches[-1] * 1.5))
+    x_scale = log_scale((batches[0] / 1.5, batches[-1] * 1.5))
     x_axis = alt.Axis(values=batches, labelFontSize=10, labelOverlap=True, format="d")
     y_ticks = ticks(domain, 5)
     panels = []
@@ -338,7 +342,7 @@ def throughput(cases: pd.DataFrame, saturation: pd.DataFrame, devices: Mapping[s
         x = alt.X("batch_size:Q", title="batch size" if index + columns >= len(models) else None, scale=x_scale,
                   axis=x_axis)  # fmt: skip
         y = alt.Y("throughput_per_s:Q", title="inputs/s" if index % columns == 0 else None,
-                  scale=_log(domain), axis=alt.Axis(values=y_ticks, format="~s", labelFontSize=10,
+                  scale=log_scale(domain), axis=alt.Axis(values=y_ticks, format="~s", labelFontSize=10,
                                                     labels=index % columns == 0))  # fmt: skip
         legend = None if len(series) == 1 else alt.Legend(orient="top", labelLimit=300)
         colour = alt.Color("series:N", title=None, scale=series_colours(series, devices), legend=legend)
