@@ -579,15 +579,15 @@ def overhead(ceilings: pd.DataFrame) -> pd.DataFrame:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure what this machine can reach: FLOP/s per precision, bandwidth per memory level, dispatch overhead."""
-    from src import benchmark
+    from src import command
 
     parser = argparse.ArgumentParser(prog="python -m src.ceilings", description=main.__doc__)
-    benchmark.add_common_arguments(parser)
+    command.add_common_arguments(parser)
     parser.add_argument("--precision", nargs="+", choices=list(schema.PRECISION_BYTES), help="default: all")
     parser.add_argument("--parts", nargs="+", choices=("overhead", "bandwidth", "compute"),
                         default=["overhead", "bandwidth", "compute"])  # fmt: skip
     options = parser.parse_args(arguments)
-    with benchmark.measuring(options, parser) as run:
+    with command.measuring(options, parser) as run:
         measure(
             run.folder, run.device, precisions=options.precision, parts=options.parts, budget_s=options.budget,
             environment=run.environment, log=run.log,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from src import benchmark, ceilings
+from src import benchmark, ceilings, command
 
 SHARES = {"ceilings": 0.15, "inference": 0.55, "training": 0.15, "breakdown": 0.15}
 """How a limited budget is split; what a part leaves over goes to those after it."""
@@ -33,7 +33,7 @@ def allotted_s(left_s: float, part: str, wanted: list[str]) -> float:
 
 
 def measure(
-    run: benchmark.Measuring, wanted: list[str], budget_s: float, names: list[str] | None, **options: Any
+    run: command.Measuring, wanted: list[str], budget_s: float, names: list[str] | None, **options: Any
 ) -> None:
     """Measure the wanted parts one after the other within ``budget_s`` seconds. ``options`` are those of
     `benchmark.sweep`."""
@@ -48,7 +48,7 @@ def measure(
         _PARTS[part](run, allowed_s, names, options)
 
 
-def _ceilings(run: benchmark.Measuring, budget_s: float, names: list[str] | None, options: dict) -> None:
+def _ceilings(run: command.Measuring, budget_s: float, names: list[str] | None, options: dict) -> None:
     devices = dict.fromkeys((run.device, "cpu") if run.device != "cpu" else ("cpu",))
     for device in devices:
         ceilings.measure(
@@ -57,7 +57,7 @@ def _ceilings(run: benchmark.Measuring, budget_s: float, names: list[str] | None
 
 
 def _sweep(kind: str) -> Callable[..., None]:
-    def part(run: benchmark.Measuring, budget_s: float, names: list[str] | None, options: dict) -> None:
+    def part(run: command.Measuring, budget_s: float, names: list[str] | None, options: dict) -> None:
         cases = benchmark.default_cases(kind, run.device, names)
         outcomes = benchmark.sweep(
             run.folder, cases, run.device, budget_s=budget_s, environment=run.environment, log=run.log, **options
@@ -67,7 +67,7 @@ def _sweep(kind: str) -> Callable[..., None]:
     return part
 
 
-def _breakdown(run: benchmark.Measuring, budget_s: float, names: list[str] | None, options: dict) -> None:
+def _breakdown(run: command.Measuring, budget_s: float, names: list[str] | None, options: dict) -> None:
     breakdown = importlib.import_module("src.breakdown")
     breakdown.measure(
         run.folder, run.device, names=names, budget_s=budget_s, environment=run.environment, log=run.log
@@ -81,15 +81,15 @@ _PARTS = {"ceilings": _ceilings, "inference": _sweep("inference"), "training": _
 def main(arguments: list[str] | None = None) -> int:
     """Measure this machine: ceilings, inference, training and the time per layer."""
     parser = argparse.ArgumentParser(prog="python -m src.measure", description=main.__doc__)
-    benchmark.add_common_arguments(parser)
+    command.add_common_arguments(parser)
     parser.add_argument("--models", nargs="+", help="names in the registry; default: the measured set")
-    parser.add_argument("--case-budget", type=benchmark.duration_s, default=benchmark.CASE_BUDGET_S)
+    parser.add_argument("--case-budget", type=command.duration_s, default=command.CASE_BUDGET_S)
     parser.add_argument("--parts", nargs="+", choices=tuple(SHARES), help="default: all")
     options = parser.parse_args(arguments)
     wanted = [part for part in SHARES if part in (options.parts or parts())]
     if options.parts and set(options.parts) - set(parts()):
         parser.error("this tree has no src/breakdown.py")
-    with benchmark.measuring(options, parser) as run:
+    with command.measuring(options, parser) as run:
         measure(run, wanted, options.budget, options.models, case_budget_s=options.case_budget)
     return 0
 
