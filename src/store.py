@@ -35,6 +35,7 @@ FILES = {
     "outcomes.jsonl": schema.OUTCOMES,
     "ceilings.jsonl": schema.CEILINGS,
     "drift.jsonl": schema.DRIFT,
+    "breakdown.jsonl": schema.BREAKDOWN,
 }
 LOCK_FILE = ".lock"
 SYNC_INTERVAL_S = 5.0
@@ -347,6 +348,7 @@ class Measured:
     outcomes: pd.DataFrame
     ceilings: pd.DataFrame
     drift: pd.DataFrame
+    breakdown: pd.DataFrame
     others: tuple[str, ...]
     faults: tuple[Fault, ...]
 
@@ -399,7 +401,7 @@ def _load(folder: Path, environment: str | None, stamp: tuple) -> Measured:
     outcomes = {schema.case_of(row): row for row in found["outcomes.jsonl"][0] if row["environment"] == chosen}
     frames = {
         file: _frame((row for row in found[file][0] if row["environment"] == chosen), FILES[file])
-        for file in ("samples.jsonl", "ceilings.jsonl", "drift.jsonl")
+        for file in ("samples.jsonl", "ceilings.jsonl", "drift.jsonl", "breakdown.jsonl")
     }
     return Measured(
         name=folder.name,
@@ -409,6 +411,7 @@ def _load(folder: Path, environment: str | None, stamp: tuple) -> Measured:
         outcomes=_frame(outcomes.values(), schema.OUTCOMES),
         ceilings=frames["ceilings.jsonl"],
         drift=frames["drift.jsonl"],
+        breakdown=frames["breakdown.jsonl"],
         others=others,
         faults=faults,
     )
@@ -458,6 +461,11 @@ def ceilings(machine: str, root: Path | None = None, environment: str | None = N
 def drift(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
     """The reference timed at the start, middle and end of each run, `schema.DRIFT`."""
     return load(machine, root, environment).drift.copy()
+
+
+def breakdown(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
+    """Raw timings of operations in training, `schema.BREAKDOWN`; warm-ups included and marked."""
+    return load(machine, root, environment).breakdown.copy()
 
 
 def environment(machine: str, root: Path | None = None, environment: str | None = None) -> dict:
