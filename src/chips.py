@@ -15,7 +15,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +49,17 @@ a factor of 2 (sparse for dense, FLOP for multiply-add, MHz for MT/s, two dies f
 
 DERIVED = ("derived_peak_flop_per_s", "derived_bandwidth_byte_per_s", "ridge_flop_per_byte", "flop_per_s_per_watt")
 """The columns that `rows` and `load` add to those of the file."""
+
+SLIPS = {
+    2.0: "a sparse rate, or two parts for one?",
+    0.5: "multiply-adds, MHz for MT/s, or one part of two?",
+    1000.0: "a unit prefix?",
+    0.001: "a unit prefix?",
+    8.0: "bits for bytes?",
+    2**30 / 1e9: "GiB for GB?",
+    1e9 / 2**30: "GB for GiB?",
+}
+"""What a ratio of stated to derived figure usually means."""
 
 MEMORY_GENERATIONS = {
     "DRAM": ("DRAM", 0.0, math.inf),
@@ -236,12 +247,7 @@ def _deviation(stated: float, derived: float, note: str | None, formula: str) ->
     ratio = stated / derived
     if abs(ratio - 1) <= TOLERANCE or (note and 1 / NOTE_LIMIT < ratio < NOTE_LIMIT):
         return None
-    hint = ""
-    for factor, slip in ((2, "a sparse rate, or two parts for one?"), (0.5, "multiply-adds, MHz for MT/s, or one part of two?"),
-                         (1000, "a unit prefix?"), (0.001, "a unit prefix?"), (8, "bits for bytes?"),
-                         (1.073741824, "GiB for GB?"), (1 / 1.073741824, "GB for GiB?")):  # fmt: skip
-        if abs(ratio / factor - 1) <= TOLERANCE:
-            hint = f" ({slip})"
+    hint = next((f" ({slip})" for factor, slip in SLIPS.items() if abs(ratio / factor - 1) <= TOLERANCE), "")
     needed = "and no note explains so much" if note else "and no note says why"
     return f"is {ratio:.3g} times {formula} = {derived:g}{hint}, {needed}"
 
@@ -249,7 +255,9 @@ def _deviation(stated: float, derived: float, note: str | None, formula: str) ->
 def _peak_faults(row: dict) -> Iterator[tuple[str, str]]:
     derived = derived_peak(row)
     if derived is not None:
-        rule = _deviation(row["peak_flop_per_s"], derived, row["peak_note"], "units x flop_per_cycle_per_unit x clock_hz")
+        rule = _deviation(
+            row["peak_flop_per_s"], derived, row["peak_note"], "units x flop_per_cycle_per_unit x clock_hz"
+        )
         if rule:
             yield "peak_flop_per_s", rule
     if row["units"] is not None and not row["unit_name"]:
@@ -275,11 +283,13 @@ _PREFIX = {"M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 def stated_rates(text: str) -> list[float]:
     """The dense rates in FLOP/s or OP/s that a printed figure can mean.
 
-    "1,979 TFLOPS (with sparsity)" means 989.5e12; "312/624 TFLOPS, second figure with sparsity" means 312e12; "36 PFLOPS
-    for 8 GPUs, with sparsity" means 2.25e15. A figure without a unit is read as tera.
+    "1,979 TFLOPS (with sparsity)" means 989.5e12; "312/624 TFLOPS, second figure with sparsity" means 312e12;
+    "36 PFLOPS for 8 GPUs, with sparsity" means 2.25e15. A figure without a unit is read as tera.
     """
     prefixes = {_PREFIX[letter.upper()] for letter in re.findall(_RATE, text, re.IGNORECASE)} or {1e12}
-    parts = re.search(r"(?:\bfor |\bof |\bfrom |\()(\d+|two|four|eight) (?:\w+ )?(?:GPU|IPU|chip|die|board|device)s?", text)
+    parts = re.search(
+        r"(?:\bfor |\bof |\bfrom |\()(\d+|two|four|eight) (?:\w+ )?(?:GPU|IPU|chip|die|board|device)s?", text
+    )
     share = {"two": 2, "four": 4, "eight": 8}.get(parts[1]) or int(parts[1]) if parts else 1
     body = text[: parts.start()] + text[parts.end() :] if parts else text
     numbers = [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", body)]
@@ -403,7 +413,9 @@ def _bibliography_faults(table: Iterable[Mapping], sources: Mapping[str, Mapping
     for key in sorted({row[column] for row in table for column in SOURCES} & set(sources)):
         lacking = references.missing(sources[key])
         if lacking:
-            yield Fault(file, int(sources[key]["line"]), "", key, f"the source of a chip lacks {report.listing(lacking)}")
+            yield Fault(
+                file, int(sources[key]["line"]), "", key, f"the source of a chip lacks {report.listing(lacking)}"
+            )
 
 
 # Rules across the rows of one chip: each yields (line, row, column, rule).
@@ -451,7 +463,8 @@ def _clock_faults(group: Sequence[tuple[int, dict]]) -> Iterator[tuple[int, dict
         clocked = row["unit_name"], row["clock"]
         first_line, first = seen.setdefault(clocked, (line, row))
         if None not in (row["clock_hz"], first["clock_hz"]) and row["clock_hz"] != first["clock_hz"]:
-            rule = f"a chip's {row['clock']} clock must be the same in every row; line {first_line} has {first['clock_hz']:g}"
+            had = f"line {first_line} has {first['clock_hz']:g}"
+            rule = f"a chip's {row['clock']} clock must be the same in every row; {had}"
             yield line, row, "clock_hz", rule
 
 
@@ -462,11 +475,17 @@ def _order_faults(group: Sequence[tuple[int, dict]]) -> Iterator[tuple[int, dict
             if fast["peak_flop_per_s"] >= slow["peak_flop_per_s"] * (1 - TOLERANCE) or fast["peak_note"]:
                 continue
             if (fast["path"], slow["path"]) == ("matrix", "vector") and fast["precision"] == slow["precision"]:
-                yield line, row, "peak_flop_per_s", f"the matrix rate at {row['precision']} must not be below the vector rate"
+                yield (
+                    line,
+                    row,
+                    "peak_flop_per_s",
+                    f"the matrix rate at {row['precision']} must not be below the vector rate",
+                )
             floats = not {fast["precision"], slow["precision"]} & (INTEGER_PRECISIONS | {"tf32"})
             narrower = PRECISION_BYTES[fast["precision"]] < PRECISION_BYTES[slow["precision"]]
             if floats and narrower and fast["path"] == slow["path"]:
-                rule = f"{fast['path']} {fast['precision']} must not be slower than {slow['precision']}, or peak_note says why"
+                faster = f"{fast['path']} {fast['precision']}"
+                rule = f"{faster} must not be slower than {slow['precision']}, or peak_note says why"
                 yield line, row, "peak_flop_per_s", rule
 
 
@@ -582,7 +601,9 @@ def describe(chip_rows: Sequence[Mapping], sources: Mapping[str, Mapping]) -> st
 def _memory_lines(row: Mapping, sources: Mapping[str, Mapping]) -> list[str]:
     if row["bandwidth_byte_per_s"] is None:
         return ["  bandwidth  not known from a trustworthy source"]
-    lines = [f"  bandwidth  {report.bandwidth(row['bandwidth_byte_per_s'])} ({row['memory_type']}, {row['memory_class']})"]
+    lines = [
+        f"  bandwidth  {report.bandwidth(row['bandwidth_byte_per_s'])} ({row['memory_type']}, {row['memory_class']})"
+    ]
     equation = derivation(row)["bandwidth"]
     lines += [f"  derived    {equation}"] if equation else []
     lines += [f"  note       {row['memory_note']}"] if row["memory_note"] else []
@@ -621,7 +642,17 @@ def _listing(table: Sequence[Mapping]) -> str:
         ridge = report.significant(row["ridge_flop_per_byte"]) if row["ridge_flop_per_byte"] else "-"
         power = report.quantity(row["power_w"], "W") if row["power_w"] else "-"
         lines.append(
-            (row["chip"], row["kind"], precision, row["path"], peak, bandwidth, row["memory_class"] or "-", ridge, power)
+            (
+                row["chip"],
+                row["kind"],
+                precision,
+                row["path"],
+                peak,
+                bandwidth,
+                row["memory_class"] or "-",
+                ridge,
+                power,
+            )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

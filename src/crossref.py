@@ -135,7 +135,7 @@ class Numbering:
             image["c"][0][2] = [pair for pair in image["c"][0][2] if pair[0] != "fig-alt"]
             image["c"][1] = words(alt)
         if _find(content[2], "RawBlock"):  # an interactive chart
-            content[2] = [_block("Div", [], content[2], attributes=[("role", "group"), ("aria-label", alt)])]
+            content[2] = [_block("Div", [], content[2], attributes=[("role", "img"), ("aria-label", alt)])]
 
     def _labelled(self, attributes: list, blocks: list[dict]) -> list[dict]:
         """A division that is labelled as a float: its code, and then its content with the last paragraph as caption."""
@@ -186,7 +186,7 @@ class Numbering:
         title = words(dict(pairs).get("title", kind.capitalize()))
         if blocks and blocks[0]["t"] == "Header":
             title = blocks.pop(0)["c"][2]
-        head = _block("Div", ["callout-title"], [{"t": "Para", "c": [{"t": "Strong", "c": title}]}])
+        head = _block("Div", ["callout-title"], [{"t": "Plain", "c": [{"t": "Strong", "c": title}]}])
         # The Typst writer passes on such attributes; the style sheet sees to HTML.
         look = {"inset": "8pt", "width": "100%", "fill": "luma(245)", "stroke": "(left: 2pt + luma(120))"}
         styles = [(f"typst:{name}", value) for name, value in look.items()] if self.to == "typst" else []

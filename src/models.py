@@ -234,9 +234,11 @@ def _meta_registration() -> Iterator[None]:
     """Sends parameters and buffers to the meta device as modules register them.
 
     The default device stays the CPU, because some constructors compute with small tensors (RegNet's widths, Swin's
-    rates). Memory that torch.empty reserved for a parameter is given back before anything is written to it.
+    rates). Memory that torch.empty reserved for a parameter is given back before anything is written to it; what
+    `torch.nn.init` would write is left out.
     """
     register_parameter, register_buffer = nn.Module.register_parameter, nn.Module.register_buffer
+    initialisers = {name: made for name, made in vars(nn.init).items() if name.endswith("_") and callable(made)}
 
     def parameter_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and parameter.device.type != "meta":
@@ -246,11 +248,16 @@ def _meta_registration() -> Iterator[None]:
     def buffer_on_meta(module: nn.Module, name: str, buffer: Tensor | None, persistent: bool = True) -> None:
         register_buffer(module, name, None if buffer is None else buffer.to("meta"), persistent)
 
+    def left_alone(tensor: Tensor, *args: object, **kwargs: object) -> Tensor:
+        return tensor
+
     nn.Module.register_parameter, nn.Module.register_buffer = parameter_on_meta, buffer_on_meta
+    vars(nn.init).update(dict.fromkeys(initialisers, left_alone))
     try:
         yield
     finally:
         nn.Module.register_parameter, nn.Module.register_buffer = register_parameter, register_buffer
+        vars(nn.init).update(initialisers)
 
 
 def _on_meta(module: nn.Module) -> nn.Module:

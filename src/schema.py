@@ -28,6 +28,8 @@ DATA_VARIABLE = "ROOFLINE_DATA"
 DATA_PATH = Path(os.environ.get(DATA_VARIABLE) or ROOT / "data").absolute()
 CHIPS_PATH = DATA_PATH / "chips.csv"
 MACHINES_PATH = DATA_PATH / "machines"
+COUNTERS_PATH = ROOT / "data" / "counters.csv"
+COUNTER_TIMES_PATH = ROOT / "data" / "counter_times.csv"
 REFERENCES_PATH = ROOT / "references.bib"
 
 PRECISION_BYTES = {
@@ -295,6 +297,32 @@ OPERATIONS = Table(
     key=("model", "batch_size", "precision", "phase", "index"),
 )
 """What each operation of a network asks for; sums over a network's rows are its workload exactly."""
+
+COUNTERS = Table(
+    "counters",
+    (
+        _column("model"),
+        _column("counter", allowed=("book", "torch", "fvcore", "torchinfo", "metadata")),
+        _column("pass", allowed=("forward", "backward")),
+        _column("operation", doc="'total', or what makes the total differ from the book's"),
+        _column("macs", int, "MAC", "the total, or the part of the difference (total less book) that it causes"),
+    ),
+    key=("model", "counter", "pass", "operation"),
+)
+"""What several counters say of one network at batch size 1, and which operations make them differ."""
+
+COUNTER_TIMES = Table(
+    "counter_times",
+    (
+        _column("model", doc="a network, or 'all of torchvision'"),
+        _column("counter", allowed=("book", "book, with backward", "fvcore", "torchinfo")),
+        _column("batch_size", int, low=1),
+        _column("time_s", float, "s", "wall clock", low=0),
+        _column("peak_memory_byte", int, "byte", "of the whole process", optional=True, low=0),
+    ),
+    key=("model", "counter", "batch_size"),
+)
+"""How long counting takes: every counter on the same networks in one run of `src.reconcile`."""
 
 CHIP_LEVEL = (
     "vendor", "kind", "segment", "year", "scope", "system_match", "microarchitecture", "memory_class", "memory_type",

@@ -8,6 +8,7 @@ one that the forward operation drew when it created the node: so it belongs to t
 
 from __future__ import annotations
 
+import gc
 import sys
 import weakref
 from bisect import bisect_right
@@ -468,6 +469,10 @@ def _prepared(recorder: _Recorder) -> Iterator[None]:
     """Everything that must hold while the network runs; all of it is undone afterwards."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
+        # Tensors die by reference counts here, as they do in a real run; collections would only take time.
+        if gc.isenabled():
+            gc.disable()
+            stack.callback(gc.enable)
         # The fast path is one opaque operation with no formula.
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)

@@ -154,9 +154,11 @@ SLIPS = {
     "accumulator not named on GeForce": (RTX, {"accumulator": ""}, "accumulator", "must be named"),
     "full rate for fp32 accumulation": (
         RTX, {"peak_flop_per_s": "400e12", "peak_note": "x"}, "peak_flop_per_s", "fp16 accumulation"),
-    "matrix rate below the vector rate": (V100, {"peak_flop_per_s": "30e12"}, "peak_flop_per_s", "below the vector rate"),
+    "matrix rate below the vector rate": (V100, {"peak_flop_per_s": "30e12"}, "peak_flop_per_s",
+        "below the vector rate"),
     "vector rate under a precision of the matrix unit": (
-        ("NVIDIA Tesla V100 SXM2 16GB", "fp32", "vector", ""), {"path": "matrix"}, "precision", "matrix units of Volta"),
+        ("NVIDIA Tesla V100 SXM2 16GB", "fp32", "vector", ""), {"path": "matrix"}, "precision",
+        "matrix units of Volta"),
     "board peak for one GPU": (
         ("NVIDIA Tesla K80 (one of its 2 GPUs)", "fp32", "vector", ""),
         {"peak_flop_per_s": "8.74e12"}, "peak_flop_per_s", "two parts for one"),
@@ -165,7 +167,8 @@ SLIPS = {
     "multi-part product without a note": (K80, {"note": ""}, "note", "must say what the numbers count"),
     "base clock with a boost peak": (A100, {"clock_hz": "1.095e9"}, "peak_flop_per_s", "times units"),
     "two boost clocks in one chip": (
-        A100, {"clock_hz": "1.095e9", "peak_flop_per_s": "15.14e12", "stated_peak": ""}, "clock_hz", "the same in every row"),
+        A100, {"clock_hz": "1.095e9", "peak_flop_per_s": "15.14e12", "stated_peak": ""}, "clock_hz",
+        "the same in every row"),
     "form not named": (H100, {"chip": "NVIDIA H100 80GB"}, "chip", "must name its form"),
     "80 GB of memory for the 40 GB part": (
         A100, {"memory_capacity_byte": "80e9"}, "memory_capacity_byte", "the 40 GB that the chip's name says"),
@@ -181,11 +184,13 @@ SLIPS = {
     "power without its meaning": (EPYC, {"power_kind": ""}, "power_kind", "must be given with power_w"),
     "power of no stated kind": (EPYC, {"power_kind": "watts"}, "power_kind", "limit"),
     "TOPS with no precision": (
-        ("NVIDIA Jetson AGX Orin 64GB", "fp16", "matrix", ""), {"stated_peak": "42.6 TOPS"}, "stated_peak", "no precision"),
+        ("NVIDIA Jetson AGX Orin 64GB", "fp16", "matrix", ""), {"stated_peak": "42.6 TOPS"}, "stated_peak",
+        "no precision"),
     "TOPS summed over engines": (ORIN, {"peak_flop_per_s": "137.5e12"}, "peak_flop_per_s", "times units"),
     "engines summed by name": (ORIN, {"unit_name": "GPU SM + DLA"}, "unit_name", "the one engine"),
     "precision that the chip lacks": (
-        ("NVIDIA A100 SXM4 40GB", "bf16", "matrix", ""), {"precision": "fp8"}, "precision", "matrix units of Ampere have"),
+        ("NVIDIA A100 SXM4 40GB", "bf16", "matrix", ""), {"precision": "fp8"}, "precision",
+        "matrix units of Ampere have"),
     "vector width assumed": (
         EPYC, {"flop_per_cycle_per_unit": "64", "peak_flop_per_s": "14.7456e12"},
         "flop_per_cycle_per_unit", "must be 32 for a Zen 4 core"),
@@ -197,7 +202,8 @@ SLIPS = {
         ("NVIDIA H200 SXM 141GB", "fp8", "matrix", ""),
         {"peak_flop_per_s": "900e12", "flop_per_cycle_per_unit": "", "stated_peak": "900 TFLOPS"},
         "peak_flop_per_s", "must not be slower than bf16"),
-    "source not in the bibliography": (EPYC, {"compute_source": "amd-epyc-9654-produkt"}, "compute_source", "product meant?"),
+    "source not in the bibliography": (EPYC, {"compute_source": "amd-epyc-9654-produkt"}, "compute_source",
+        "product meant?"),
     "broken pattern": (EPYC, {"system_match": "EPYC ("}, "system_match", "regular expression"),
     "memory of no known generation": (EPYC, {"memory_type": "fast memory"}, "memory_type", "must begin with one of"),
     "bandwidth without a source": (EPYC, {"memory_source": ""}, "memory_source", "must not be empty"),
@@ -226,13 +232,13 @@ def test_chip_level_columns_must_agree(tmp_path):
 
 def test_two_chips_must_not_answer_to_one_name(tmp_path):
     pattern = next(row["system_match"] for row in RAW if row["chip"] == H100[0])
-    path, line = mutated(tmp_path, H200, system_match=pattern)
+    path, _ = mutated(tmp_path, H200, system_match=pattern)
     with pytest.raises(SchemaError, match="is that of 'NVIDIA H100 SXM5 80GB' as well"):
         chips.rows(path)
 
 
 def test_one_chip_must_not_have_two_spellings(tmp_path):
-    path, line = mutated(tmp_path, H200, chip="NVIDIA H200  SXM-141GB")
+    path, _ = mutated(tmp_path, H200, chip="NVIDIA H200  SXM-141GB")
     with pytest.raises(SchemaError, match="is another spelling of"):
         chips.rows(path)
 
@@ -310,7 +316,9 @@ def test_a_dropped_column(tmp_path, column):
 @given(
     index=st.integers(0, 11),
     column=st.sampled_from(NUMBERS),
-    text=st.text(st.characters(codec="utf-8", exclude_categories=["Nd", "Cc", "Zs", "Zl", "Zp"]), min_size=1, max_size=8),
+    text=st.text(
+        st.characters(codec="utf-8", exclude_categories=["Nd", "Cc", "Zs", "Zl", "Zp"]), min_size=1, max_size=8
+    ),
 )
 def test_text_for_a_number(tmp_path, index, column, text):
     records = sample_rows()
@@ -348,7 +356,11 @@ def test_a_repeated_row(tmp_path, index, at):
 
 
 @FUZZ
-@given(index=st.integers(0, 11), column=st.sampled_from(["compute_source", "memory_source"]), key=st.from_regex("[a-z0-9-]{0,20}", fullmatch=True))
+@given(
+    index=st.integers(0, 11),
+    column=st.sampled_from(["compute_source", "memory_source"]),
+    key=st.from_regex("[a-z0-9-]{0,20}", fullmatch=True),
+)
 def test_an_absent_source(tmp_path, index, column, key):
     records = sample_rows()
     records[index][column] = f"no-such-{key}"

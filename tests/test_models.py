@@ -26,7 +26,9 @@ def test_the_meta_module_has_the_same_tensors_as_the_real_one(name):
 
 def test_building_on_meta_leaves_modules_as_they_were():
     models.get("alexnet").build_meta()
-    assert nn.Linear(2, 2).weight.device.type == "cpu"
+    layer = nn.Linear(2, 2)
+    assert layer.weight.device.type == "cpu"
+    assert torch.equal(nn.init.ones_(layer.weight), torch.ones(2, 2))
 
 
 def test_inputs_are_the_same_each_time_and_follow_batch_device_and_dtype():

@@ -58,10 +58,13 @@ def model(roof: pd.DataFrame, kernels: pd.DataFrame) -> alt.LayerChart:
     """
     import altair as alt
 
-    x = alt.X("intensity:Q", scale=alt.Scale(type="log", nice=False), axis=_log_axis("Arithmetic intensity (FLOP/byte)", "~g"))
+    x = alt.X(
+        "intensity:Q", scale=alt.Scale(type="log", nice=False), axis=_log_axis("Arithmetic intensity (FLOP/byte)", "~g")
+    )
     y = alt.Y("flop_per_s:Q", scale=alt.Scale(type="log", nice=False, padding=16), axis=_log_axis("FLOP/s"))
     colours = alt.Scale(
-        domain=["memory-bound", "compute-bound"], range=[theme.BOUND_COLOURS[b] for b in ("memory-bound", "compute-bound")]
+        domain=["memory-bound", "compute-bound"],
+        range=[theme.BOUND_COLOURS[b] for b in ("memory-bound", "compute-bound")],
     )
     colour = alt.Color("part:N", scale=colours, legend=alt.Legend(title="Limit"))
     line = alt.Chart(roof).mark_line(strokeWidth=3).encode(x, y, color=colour)
@@ -103,8 +106,10 @@ def roofline(roofs: pd.DataFrame, lines: pd.DataFrame, arithmetic: str, choices:
     points = points.encode(opacity=alt.when(kind).then(alt.value(1)).otherwise(alt.value(0.08)))
     labelled = alt.Chart(roofs).transform_filter(of_choice).transform_filter(kind)
     labels = _text(labelled).encode(color=_kind_colour(roofs["kind"]))
-    return alt.layer(drawn, _leaders(labelled), _halo(labelled), points.add_params(hover, zoom, kind), labels).add_params(chosen).properties(
-        width=theme.WIDTH, height=HEIGHT
+    return (
+        alt.layer(drawn, _leaders(labelled), _halo(labelled), points.add_params(hover, zoom, kind), labels)
+        .add_params(chosen)
+        .properties(width=theme.WIDTH, height=HEIGHT)
     )
 
 
@@ -140,7 +145,11 @@ def _roof_lines(lines: pd.DataFrame) -> alt.Chart:
         alt.Chart(lines)
         .mark_line(strokeWidth=1, tooltip=None)
         .encode(
-            x=alt.X("intensity:Q", scale=alt.Scale(type="log", nice=False), axis=_log_axis("Arithmetic intensity (FLOP/byte)", "~g")),
+            x=alt.X(
+                "intensity:Q",
+                scale=alt.Scale(type="log", nice=False),
+                axis=_log_axis("Arithmetic intensity (FLOP/byte)", "~g"),
+            ),
             y=alt.Y(
                 "flop_per_s:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=_log_axis("Attainable FLOP/s")
             ),
@@ -196,9 +205,14 @@ def ridges(roofs: pd.DataFrame, order: Sequence[str]) -> alt.LayerChart:
         alt.Chart(roofs)
         .mark_point(size=30, filled=True)
         .encode(
-            x=x, y=y, yOffset=offset, color=_kind_colour(roofs["kind"]), shape=_memory_shape(roofs["memory_class"]),
-            tooltip=tooltip, opacity=alt.when(kind).then(alt.value(0.75)).otherwise(alt.value(0.05)),
-        )  # fmt: skip
+            x=x,
+            y=y,
+            yOffset=offset,
+            color=_kind_colour(roofs["kind"]),
+            shape=_memory_shape(roofs["memory_class"]),
+            tooltip=tooltip,
+            opacity=alt.when(kind).then(alt.value(0.75)).otherwise(alt.value(0.05)),
+        )
         .add_params(kind)
     )
     ends = [
@@ -219,21 +233,31 @@ def history(chips: pd.DataFrame, lines: pd.DataFrame, column: str, title: str) -
     import altair as alt
 
     kind = alt.selection_point(name="kind_shown", fields=["kind"], bind="legend")
-    x = alt.X("year:Q", axis=alt.Axis(title="Year of launch", format="d", tickMinStep=2), scale=alt.Scale(nice=False, zero=False, padding=12))
+    x = alt.X(
+        "year:Q",
+        axis=alt.Axis(title="Year of launch", format="d", tickMinStep=2),
+        scale=alt.Scale(nice=False, zero=False, padding=12),
+    )
     y = alt.Y(f"{column}:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=_log_axis(title))
     tooltip = [
         alt.Tooltip("chip:N", title="Chip"), alt.Tooltip("year:Q", title="Year"),
         alt.Tooltip("precision:N", title="Precision"), alt.Tooltip(f"{column}:Q", title=title, format=".3~s"),
     ]  # fmt: skip
     both = pd.concat([chips.assign(part="chip"), lines.assign(part="trend")], ignore_index=True)
-    base = alt.Chart(both)
+    # JSON has no NaN, and Altair turns it into null only in columns of numbers; a missing value is left out.
+    records = [{k: v for k, v in record.items() if pd.notna(v)} for record in both.to_dict("records")]
+    base = alt.Chart(alt.Data(values=records))
     points = (
         base.transform_filter("datum.part == 'chip'")
         .mark_point(size=38, filled=True)
         .encode(
-            x=x, y=y, color=_kind_colour(chips["kind"]), shape=_memory_shape(chips["memory_class"]), tooltip=tooltip,
+            x=x,
+            y=y,
+            color=_kind_colour(chips["kind"]),
+            shape=_memory_shape(chips["memory_class"]),
+            tooltip=tooltip,
             opacity=alt.when(kind).then(alt.value(0.8)).otherwise(alt.value(0.05)),
-        )  # fmt: skip
+        )
         .add_params(kind)
     )
     trends = (

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 
-from src import chips, references, report, roofline
+from src import chips, labels, references, report, roofline
 from src.report import Text
 from src.schema import CHIP_KINDS, PATHS, PRECISION_BYTES
 
@@ -31,10 +32,12 @@ FORMATS = {"fp32 vector": ("fp32 vector",), "16-bit matrix": ("bf16 matrix", "fp
 EXAMPLES = {
     "CPU": ("AMD EPYC 9654", "fp32", "vector"),
     "GPU": ("NVIDIA H200 SXM 141GB", "bf16", "matrix"),
-    "ASIC": ("Google TPU v5e", "bf16", "matrix"),
+    "ASIC": ("Tenstorrent Wormhole n150", "fp16", "matrix"),
     "SoC": ("NVIDIA Jetson AGX Orin 64GB", "fp16", "matrix"),
 }
 """The rows whose derivation the chapter shows in full."""
+
+EXAMPLE_CHIPS = tuple(chip for chip, _, _ in EXAMPLES.values())
 
 MODEL_INTENSITIES = (0.1, 1e4)
 """Arithmetic intensities in FLOP/byte between which the worked example's roof is drawn."""
@@ -42,13 +45,15 @@ MODEL_INTENSITIES = (0.1, 1e4)
 MARGIN = (5.0, 5.0)
 """How far roofs of one arithmetic are drawn below their lowest and above their highest ridge point, as factors."""
 
-_DROPPED = ("NVIDIA", "AMD", "Intel", "Google", "Apple", "Tesla", "GeForce", "Instinct", "Radeon", "Qualcomm", "Core",
-            "Generation", "Platinum", "Data Center GPU", "Blackwell", "Tenstorrent", "Graphcore", "AWS", "Workstation Edition")  # fmt: skip
+_DROPPED = (
+    "NVIDIA", "AMD", "Intel", "Google", "Apple", "Tesla", "GeForce", "Instinct", "Radeon", "Qualcomm", "Core",
+    "Generation", "Platinum", "Data Center GPU", "Blackwell", "Tenstorrent", "Graphcore", "AWS", "Workstation Edition",
+)  # fmt: skip
 
 
 def short_name(chip: str) -> str:
     """A chip's name as a label in a figure, without vendor and memory size: "NVIDIA H100 SXM5 80GB" -> "H100 SXM5"."""
-    name = re.sub(r"\((?!CPU|GPU|NPU|board|package|one|P-|E-)[^)]*\)", "", chip)
+    name = re.sub(r"\((?!CPU|GPU|NPU|board|package|one|P-|E-|Super)[^)]*\)|\bX1E-\S+", "", chip)
     for word in _DROPPED:
         name = re.sub(rf"\b{word}\b(?! \d{{1,3}}$)", "", name) if name.replace(word, "").strip() else name
     name = re.sub(r"\b\d+ ?GB\b", "", name)
@@ -99,12 +104,20 @@ def roofs(table: pd.DataFrame, sources: dict[str, dict]) -> pd.DataFrame:
     known = known[[*_ROOF_COLUMNS]].copy()
     points = known.groupby(["group", "arithmetic", "peak_flop_per_s", "bandwidth_byte_per_s"])["chip"]
     known["label"] = points.transform(lambda names: common_name(list(dict.fromkeys(names))))
+    # One label at two points would say nothing; the memory size tells such siblings apart.
+    same = known.groupby(["group", "arithmetic", "label"])[["peak_flop_per_s", "bandwidth_byte_per_s"]].transform(
+        "nunique"
+    )
+    size = known["chip"].str.extract(r"\b(\d+) ?GB\b")[0]
+    twice = (same.max(axis=1) > 1) & size.notna()
+    known.loc[twice, "label"] += " " + size[twice] + " GB"
     return known.reset_index(drop=True).rename_axis("roof").reset_index()
 
 
 _ROOF_COLUMNS = (
-    "chip", "kind", "group", "arithmetic", "precision", "unit", "memory_class", "peak_flop_per_s", "bandwidth_byte_per_s",
-    "ridge_flop_per_byte", "peak", "derivation", "clock", "bandwidth", "ridge", "power", "source",
+    "chip", "kind", "group", "arithmetic", "precision", "unit", "memory_class", "peak_flop_per_s",
+    "bandwidth_byte_per_s", "ridge_flop_per_byte", "peak", "derivation", "clock", "bandwidth", "ridge", "power",
+    "source",
 )  # fmt: skip
 
 
@@ -120,14 +133,14 @@ def _derivation(row) -> str:
 
 
 def ridge_points(roofs_: pd.DataFrame) -> pd.DataFrame:
-    """The ridge points of every roof, with a label on the lowest and the highest of each arithmetic (else None)."""
+    """The ridge points of every roof, with a label on the lowest and the highest of each arithmetic (else "")."""
     columns = ["chip", "kind", "arithmetic", "memory_class", "ridge_flop_per_byte", "peak", "bandwidth", "ridge"]
     points = roofs_[[*columns, "label"]].drop_duplicates([*columns]).reset_index(drop=True)
     ends = points.groupby("arithmetic")["ridge_flop_per_byte"].agg(["idxmin", "idxmax"])
-    points["end"] = None
+    points["end"] = ""
     points.loc[ends["idxmin"], "end"] = "lowest"
     points.loc[ends["idxmax"], "end"] = "highest"
-    points["label"] = points["label"].where(points["end"].notna(), None)
+    points["label"] = points["label"].where(points["end"] != "", "")
     return points
 
 
@@ -218,7 +231,11 @@ def kinds_display(kinds: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for kind, row in kinds.iterrows():
-        cells = {"Kind": kind, "Chips": int(row["chips"]), "Bandwidth": shown(row["bandwidth_byte_per_s"], report.bandwidth)}
+        cells = {
+            "Kind": kind,
+            "Chips": int(row["chips"]),
+            "Bandwidth": shown(row["bandwidth_byte_per_s"], report.bandwidth),
+        }
         for name in FORMATS:
             cells[f"Peak, {name}"] = shown(row[f"peak_flop_per_s {name}"], report.flop_rate)
             cells[f"FLOP/byte, {name}"] = shown(row[f"balance_flop_per_byte {name}"], report.significant)
@@ -284,19 +301,19 @@ def derivation_text(table: pd.DataFrame, kind: str) -> Text:
     key = kind.lower()
     parts = [
         f"**{kind}: {row.chip}**, {row.precision} on its {row.path} unit, at the {row.clock} clock "
-        f"[{_citations(row.compute_source, row.flop_per_cycle_source)}].",
+        f"[{citations(row.compute_source, row.flop_per_cycle_source)}].",
         f"$$ {peak_equation(row)} $$ {{#eq-chips-{key}-peak}}",
         _against("peak", row.peak_flop_per_s, row.derived_peak_flop_per_s, report.flop_rate, row.peak_note),
     ]
     if not math.isnan(row.derived_bandwidth_byte_per_s):
-        parts.append(f"Its memory is {row.memory_type} [{_citations(row.memory_source)}].")
+        parts.append(f"Its memory is {row.memory_type} [{citations(row.memory_source)}].")
         parts.append(f"$$ {bandwidth_equation(row)} $$ {{#eq-chips-{key}-bandwidth}}")
         derived = row.derived_bandwidth_byte_per_s
         parts.append(_against("bandwidth", row.bandwidth_byte_per_s, derived, report.bandwidth, row.memory_note))
     else:
         parts.append(
             f"Its {row.memory_type} gives {report.bandwidth(row.bandwidth_byte_per_s)} "
-            f"[{_citations(row.memory_source)}]; the maker publishes no factors to derive that from."
+            f"[{citations(row.memory_source)}]; the maker publishes no factors to derive that from."
         )
     parts.append(f"The two meet at {report.intensity(row.ridge_flop_per_byte)}.")
     return Text("\n\n".join(part for part in parts if part))
@@ -312,173 +329,9 @@ def _against(name: str, stated: float, derived: float, form, note: str | None) -
     return f"The {name} in the table, {form(stated)}, is {report.percent(abs(difference))} {side} that{reason}."
 
 
-def _citations(*keys: str | None) -> str:
+def citations(*keys: str | None) -> str:
+    """Keys of the bibliography as a Markdown citation holds them, each once; None and "" are left out."""
     return "; ".join(f"@{key}" for key in dict.fromkeys(keys) if isinstance(key, str) and key)
-
-
-# The appendix.
-
-
-def appendix_peaks(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Every peak of a kind with its derivation and citation; precisions with equal factors share a row."""
-    own = table[table["kind"] == kind]
-    columns = ["chip", "path", "accumulator", "peak_flop_per_s", "units", "flop_per_cycle_per_unit", "clock_hz",
-               "clock", "compute_source", "flop_per_cycle_source"]  # fmt: skip
-    rows, last = [], None
-    for values, group in own.groupby(columns, dropna=False, sort=False):
-        row = dict(zip(columns, values, strict=True))
-        first = next(group.itertuples(index=False))
-        precisions = ", ".join(group["precision"]) + f" {first.path}"
-        precisions += f" ({first.accumulator} acc.)" if isinstance(first.accumulator, str) and first.accumulator else ""
-        rows.append(
-            {
-                "Chip": first.chip if first.chip != last else "",
-                "Arithmetic": precisions,
-                "Peak": str(report.flop_rate(first.peak_flop_per_s, first.precision)),
-                "Derivation": _appendix_factors(first),
-                "Source": f"[{_citations(row['compute_source'], row['flop_per_cycle_source'])}]",
-            }
-        )
-        last = first.chip
-    return pd.DataFrame(rows)
-
-
-def _appendix_factors(row) -> str:
-    if math.isnan(row.derived_peak_flop_per_s):
-        return f"as printed ({row.clock} clock)" if row.clock != "unspecified" else "as printed"
-    return f"{row.units:g} {row.unit_name} × {row.flop_per_cycle_per_unit:g} × {row.clock_hz / 1e9:.4g} GHz {row.clock}"
-
-
-def appendix_memory(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Every chip of a kind: year, what its numbers count, memory with derivation, power with its meaning, citations."""
-    rows = []
-    for row in table[table["kind"] == kind].drop_duplicates("chip").itertuples(index=False):
-        known = not math.isnan(row.bandwidth_byte_per_s)
-        bandwidth = f"{report.bandwidth(row.bandwidth_byte_per_s)}" if known else "–"
-        factors = "–"
-        if not math.isnan(row.derived_bandwidth_byte_per_s):
-            factors = (
-                f"{row.memory_channels:g} × {row.memory_channel_width_bit:g} bit × "
-                f"{row.memory_transfer_per_s / 1e9:.4g} GT/s"
-            )
-        power = "–" if math.isnan(row.power_w) else f"{report.quantity(row.power_w, 'W')} {row.power_kind}"
-        keys = _citations(row.memory_source if known else None, row.power_source)
-        rows.append(
-            {
-                "Chip": row.chip,
-                "Year": str(row.year),
-                "Scope": row.scope,
-                "Memory": row.memory_type if known else "–",
-                "Bandwidth": bandwidth,
-                "Derivation": factors,
-                "Power": power,
-                "Source": f"[{keys}]" if keys else "–",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def notes(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """What a reader must know of each chip of a kind: where a figure departs from its derivation, and the notes."""
-    rows = []
-    for chip, group in table[table["kind"] == kind].groupby("chip", sort=False):
-        texts = [text for column in ("peak_note", "memory_note", "note") for text in group[column].dropna().unique() if text]
-        if texts:
-            rows.append({"Chip": chip, "Note": " ".join(_sentence(text) for text in dict.fromkeys(texts))})
-    return pd.DataFrame(rows)
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."
-
-
-# Where labels go.
-
-_FONT_SIZE = 10  # CSS pixels, as the figures write labels
-
-
-def label_positions(
-    frame: pd.DataFrame,
-    x: str,
-    y: str,
-    *,
-    x_domain: tuple,
-    y_domain: tuple,
-    width: float,
-    height: float,
-    log_x: bool = True,
-    only: set[str] | None = None,
-) -> pd.DataFrame:
-    """Label positions beside the points where there is room for them; a label without room gets NaN.
-
-    Chips that share a point share a label; lone points come first, and those of `EXAMPLES` before all. Returns a copy
-    of the frame with ``label_x`` and ``label_y``, the label's centre in data units, and ``leader_x`` and ``leader_y``,
-    where a thin rule from a label at some distance meets it (else NaN). Domains and sizes are those of the plot area,
-    whose y axis is logarithmic. ``only`` names the chips to label, where not all; the others' points are kept clear.
-    """
-    placed = frame.assign(**dict.fromkeys(("label_x", "label_y", "leader_x", "leader_y"), np.nan))
-    points = placed.drop_duplicates([x, y])
-    if points.empty:
-        return placed
-    to_x = np.log10 if log_x else np.asarray
-    across, up = to_x(np.array(x_domain, float)), np.log10(np.array(y_domain, float))
-    px = _pixels(to_x(points[x].to_numpy(float)), across, width)
-    py = height - _pixels(np.log10(points[y].to_numpy(float)), up, height)
-    distance = np.hypot(px[:, None] - px, py[:, None] - py) + np.diag(np.full(len(px), np.inf))
-    first = points["chip"].isin({chip for chip, _, _ in EXAMPLES.values()}).to_numpy()
-    taken = [(a - 4, b - 4, a + 4, b + 4) for a, b in zip(px, py, strict=True)]
-    wanted = [i for i, chip in enumerate(points["chip"]) if only is None or chip in only]
-    for i in sorted(wanted, key=lambda i: (not first[i], -distance[i].min())):
-        half = _text_width(points["label"].iloc[i]) / 2
-        for dx, dy, far in _offsets(half):
-            cx, cy = px[i] + dx, py[i] + dy
-            box = (cx - half - 1, cy - 6, cx + half + 1, cy + 6)
-            inside = box[0] >= 0 and box[1] >= -4 and box[2] <= width and box[3] <= height
-            if inside and not any(_overlap(box, other) for j, other in enumerate(taken) if j != i):
-                taken.append(box)
-                index = points.index[i]
-                placed.loc[index, "label_x"] = _data(cx, across, width, log_x)
-                placed.loc[index, "label_y"] = _data(height - cy, up, height, True)
-                if far:
-                    near_x = min(max(px[i], box[0]), box[2])
-                    placed.loc[index, "leader_x"] = _data(near_x, across, width, log_x)
-                    placed.loc[index, "leader_y"] = _data(height - cy + (6 if dy > 0 else -6 if dy < 0 else 0), up, height, True)
-                break
-    return placed
-
-
-def _offsets(half: float) -> list[tuple[float, float, bool]]:
-    """Where a label of a half width may stand around its point, in pixels, the nearest first; True needs a leader."""
-    near = [(half + 6, 0), (-half - 6, 0), (0, -10), (0, 10), (half, -10), (-half, -10), (half, 10), (-half, 10)]
-    far = [
-        (side * (half + reach), rise)
-        for reach, rise in ((8, 20), (8, -20), (16, 30), (16, -30), (24, 42), (24, -42), (34, 12), (34, -12), (44, 56), (44, -56))
-        for side in (1, -1)
-    ]
-    return [(*offset, False) for offset in near] + [(*offset, True) for offset in far]
-
-
-def _pixels(values: np.ndarray, domain: np.ndarray, size: float) -> np.ndarray:
-    return (values - domain[0]) / (domain[1] - domain[0]) * size
-
-
-def _data(pixel: float, domain: np.ndarray, size: float, log: bool) -> float:
-    value = domain[0] + pixel / size * (domain[1] - domain[0])
-    return float(10**value if log else value)
-
-
-def _overlap(left: tuple, right: tuple) -> bool:
-    return left[0] < right[2] and right[0] < left[2] and left[1] < right[3] and right[1] < left[3]
-
-
-def _text_width(text: str) -> float:
-    """Width in pixels of a label in the book's font, from the font's own advances."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    from src.theme import FONT
-
-    return TextPath((0, 0), text, size=_FONT_SIZE, prop=FontProperties(family=FONT)).get_extents().width + 2
 
 
 # Tables for the figures.
@@ -512,10 +365,16 @@ def with_labels(roofs_: pd.DataFrame) -> pd.DataFrame:
         low, high = intensities(part)
         domain = (part["bandwidth_byte_per_s"].min() * low, part["peak_flop_per_s"].max())
         parts.append(
-            label_positions(
-                part, "ridge_flop_per_byte", "peak_flop_per_s", x_domain=(low, high), y_domain=domain,
-                width=PLOT.width, height=PLOT.height,
-            )  # fmt: skip
+            labels.positions(
+                part,
+                "ridge_flop_per_byte",
+                "peak_flop_per_s",
+                x_domain=(low, high),
+                y_domain=domain,
+                width=PLOT.width,
+                height=PLOT.height,
+                first=EXAMPLE_CHIPS,
+            )
         )
     return pd.concat(parts)
 
@@ -525,10 +384,18 @@ def with_history_labels(history_: pd.DataFrame, column: str) -> pd.DataFrame:
     known = history_.dropna(subset=[column])
     years, values = (known["year"].min(), known["year"].max()), (known[column].min(), known[column].max())
     parts = [
-        label_positions(
-            part, "year", column, x_domain=years, y_domain=values, width=PLOT.width / 2 - 16, height=300, log_x=False,
+        labels.positions(
+            part,
+            "year",
+            column,
+            x_domain=years,
+            y_domain=values,
+            width=PLOT.width / 2 - 16,
+            height=300,
+            log_x=False,
+            first=EXAMPLE_CHIPS,
             only=_extremes(part, column),
-        )  # fmt: skip
+        )
         for _, part in known.groupby("format", sort=False)
     ]
     return pd.concat(parts, ignore_index=True)
@@ -538,7 +405,7 @@ def _extremes(part: pd.DataFrame, column: str) -> set[str]:
     """The chips that earn a label in a crowd: the highest and lowest of each kind, and the examples."""
     ordered = part.sort_values(column)
     ends = [group["chip"].iloc[i] for _, group in ordered.groupby("kind") for i in (0, -1)]
-    return {*ends, *(chip for chip, _, _ in EXAMPLES.values())}
+    return {*ends, *EXAMPLE_CHIPS}
 
 
 # The worked example: two kernels under one roof.
@@ -607,7 +474,9 @@ def _say_table(table: pd.DataFrame, sources: dict[str, dict]) -> dict[str, Text]
         "first_year": Text(per_chip["year"].min()),
         "last_year": Text(per_chip["year"].max()),
         "by_kind": report.listing(
-            report.plural(int((per_chip["kind"] == kind).sum()), kind) for kind in CHIP_KINDS if kind in set(per_chip["kind"])
+            report.plural(int((per_chip["kind"] == kind).sum()), kind)
+            for kind in CHIP_KINDS
+            if kind in set(per_chip["kind"])
         ),
         "n_sources": report.number(len(cited)),
         "n_second_hand": report.number(len(second_hand)),
@@ -653,8 +522,9 @@ def _say_model(table: pd.DataFrame) -> dict[str, Text]:
         "large_time": report.duration(float(seconds)),
         "turning_size": report.number(math.ceil(row.ridge_flop_per_byte * 3 * size / 2)),
         "alt_model": Text(
-            f"The roofline of one {row.chip} at {row.precision}: a slope of {report.bandwidth(row.bandwidth_byte_per_s)} "
-            f"meets a flat peak of {report.flop_rate(row.peak_flop_per_s)} at {report.intensity(row.ridge_flop_per_byte)}; "
+            f"The roofline of one {row.chip} at {row.precision}: a slope of "
+            f"{report.bandwidth(row.bandwidth_byte_per_s)} meets a flat peak of "
+            f"{report.flop_rate(row.peak_flop_per_s)} at {report.intensity(row.ridge_flop_per_byte)}; "
             f"a vector addition lies on the slope, a product of {n_large} by {n_large} matrices "
             f"{'under the flat part' if large['bound'] == 'compute-bound' else 'on the slope as well'}."
         ),
@@ -676,35 +546,63 @@ def _say_ridges(table: pd.DataFrame) -> dict[str, Text]:
         "ridge_high": report.intensity(half["ridge_flop_per_byte"].iloc[-1]),
         "ridge_median_fp32": report.intensity(single["ridge_flop_per_byte"].median()),
         "ridge_median_bf16": report.intensity(half["ridge_flop_per_byte"].median()),
-        "ridge_ratio": Text(
-            f"{report.times(ratio)} that of" if ratio >= 1 else f"{report.percent(ratio)} of that of"
-        ),
+        "ridge_ratio": Text(f"{report.times(ratio)} that of" if ratio >= 1 else f"{report.percent(ratio)} of that of"),
         "n_sram": report.plural(len(sram), "chip"),
         "sram_names": report.listing(sram["chip"]),
     }
     low, high = sram["ridge_flop_per_byte"].min(), sram["ridge_flop_per_byte"].max()
     values["sram_range"] = Text(f"{report.significant(low, 2)} to {report.significant(high, 2)}")
     values["alt_ridges"] = Text(
-        f"Ridge points of {report.number(known['chip'].nunique())} chips, one strip per precision and unit. On fp32 vector "
-        f"units the median is {values['ridge_median_fp32']}, on bf16 matrix units {values['ridge_median_bf16']}."
+        f"Ridge points of {report.number(known['chip'].nunique())} chips, one strip per precision and unit. "
+        f"On fp32 vector units the median is {values['ridge_median_fp32']}, on bf16 matrix units "
+        f"{values['ridge_median_bf16']}."
     )
-    for key, group in (("data", "data centre"), ("desk", "desktop, workstation and laptop"), ("edge", "mobile and edge")):
+    values["addition_floor"] = _floor(off_chip)
+    values["ridge_ladder"] = _ladder(off_chip)
+    for key, group in (
+        ("data", "data centre"),
+        ("desk", "desktop, workstation and laptop"),
+        ("edge", "mobile and edge"),
+    ):
         values |= _say_group(off_chip, key, group)
-    return values
+    return values | _say_group(off_chip, "data_matrix", "data centre", "bf16 matrix")
 
 
-def _say_group(known: pd.DataFrame, key: str, group: str) -> dict[str, Text]:
-    """The extent of one figure's rooflines at fp32 on vector units, in words."""
-    part = known[known["segment"].isin(GROUPS[group]) & (known["arithmetic"] == "fp32 vector")]
+def _ladder(off_chip: pd.DataFrame) -> Text:
+    """The median ridge points of the matrix units' floats from wide to narrow, guarded: each above the one before."""
+    formats = ("fp32", "tf32", "bf16", "fp8", "fp4")
+    matrix = off_chip[(off_chip["path"] == "matrix") & off_chip["precision"].isin(formats)]
+    medians = matrix.groupby("precision")["ridge_flop_per_byte"].median()
+    present = [name for name in formats if name in medians]
+    steps = report.listing(f"{report.intensity(medians[name])} at {name}" for name in present)
+    rising = all(medians[a] < medians[b] for a, b in pairwise(present))
+    return report.claim(rising, f"on matrix units it is {steps}")
+
+
+def _floor(off_chip: pd.DataFrame) -> Text:
+    """Why single use is memory-bound: adding two fp32 vectors against the lowest fp32 ridge point, guarded."""
+    intensity = float(roofline.arithmetic_intensity(1, 3 * PRECISION_BYTES["fp32"]))
+    lowest = off_chip[off_chip["precision"] == "fp32"]["ridge_flop_per_byte"].min()
+    return report.claim(
+        intensity < lowest,
+        f"adding two fp32 vectors has an intensity of {report.intensity(intensity)} and the lowest ridge point at fp32 "
+        f"is {report.intensity(lowest)}",
+    )
+
+
+def _say_group(known: pd.DataFrame, key: str, group: str, arithmetic_: str = "fp32 vector") -> dict[str, Text]:
+    """The extent of one figure's rooflines, in words."""
+    part = known[known["segment"].isin(GROUPS[group]) & (known["arithmetic"] == arithmetic_)]
     low, high = (part.loc[part["peak_flop_per_s"].agg(end)] for end in ("idxmin", "idxmax"))
     slow, fast = (part.loc[part["bandwidth_byte_per_s"].agg(end)] for end in ("idxmin", "idxmax"))
     peaks = high["peak_flop_per_s"] / low["peak_flop_per_s"]
     bandwidths = fast["bandwidth_byte_per_s"] / slow["bandwidth_byte_per_s"]
     text = (
-        f"At fp32 on vector units the {report.number(part['chip'].nunique())} chips reach from "
+        f"At {arithmetic_.replace(' ', ' on ')} units the {report.number(part['chip'].nunique())} chips reach from "
         f"{report.flop_rate(low['peak_flop_per_s'])} ({low['chip']}) to {report.flop_rate(high['peak_flop_per_s'])} "
-        f"({high['chip']}), a factor of {report.significant(peaks, 2)}, and from {report.bandwidth(slow['bandwidth_byte_per_s'])} "
-        f"({slow['chip']}) to {report.bandwidth(fast['bandwidth_byte_per_s'])} ({fast['chip']}), a factor of "
+        f"({high['chip']}), a factor of {report.significant(peaks, 2)}, and from "
+        f"{report.bandwidth(slow['bandwidth_byte_per_s'])} ({slow['chip']}) to "
+        f"{report.bandwidth(fast['bandwidth_byte_per_s'])} ({fast['chip']}), a factor of "
         f"{report.significant(bandwidths, 2)}"
     )
     return {f"{key}_extent": Text(text), f"alt_{key}": Text(f"Rooflines of chips for {group}, log-log. {text}.")}
@@ -723,7 +621,7 @@ def _say_history(history_: pd.DataFrame) -> dict[str, Text]:
             sentences.append(trend_sentence(f"the {name} of {unit}", found))
         values[f"{key}_trends"] = report.listing(sentences)
         values[f"alt_{key}"] = Text(
-            f"{name[0].upper() + name[1:]} of each chip over its year of launch, in two panels: {report.listing(sentences)}."
+            f"{_capital(name)} of each chip over its year of launch, in two panels: {report.listing(sentences)}."
         )
     gpu = history_[(history_["kind"] == "GPU") & (history_["format"] == "16-bit matrix")]
     values["gpu_efficiency_trend"] = trend_sentence(
@@ -750,14 +648,22 @@ def _say_kinds(kinds: pd.DataFrame) -> dict[str, Text]:
     efficiency = "flop_per_s_per_watt fp32 vector"
     return {
         "gpu_cpu_peak": _ratio("peak at fp32", "GPU", gpu[fp32], "CPU", cpu[fp32]),
-        "gpu_cpu_bandwidth": _ratio("bandwidth", "GPU", gpu["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"]),
+        "gpu_cpu_bandwidth": _ratio(
+            "bandwidth", "GPU", gpu["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"]
+        ),
         "gpu_cpu_efficiency": _ratio("FLOP/s per watt at fp32", "GPU", gpu[efficiency], "CPU", cpu[efficiency]),
         "gpu_cpu_balance": _alike("balance at fp32", "GPU", gpu[balance], "CPU", cpu[balance]),
         "asic_gpu_half": _ratio("16-bit matrix peak", "ASIC", asic[half], "GPU", gpu[half]),
         "asic_gpu_balance": _alike(
-            "balance there", "ASIC", asic["balance_flop_per_byte 16-bit matrix"], "GPU", gpu["balance_flop_per_byte 16-bit matrix"]
+            "balance there",
+            "ASIC",
+            asic["balance_flop_per_byte 16-bit matrix"],
+            "GPU",
+            gpu["balance_flop_per_byte 16-bit matrix"],
         ),
-        "soc_cpu_bandwidth": _ratio("bandwidth", "SoC", soc["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"]),
+        "soc_cpu_bandwidth_capital": _capital(
+            _ratio("bandwidth", "SoC", soc["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"])
+        ),
         "soc_cpu_efficiency": _ratio("FLOP/s per watt at fp32", "SoC", soc[efficiency], "CPU", cpu[efficiency]),
         "gpu_matrix_gain": Text(
             f"{report.times(gpu[half] / gpu[fp32])} its fp32 vector rate"
@@ -765,6 +671,10 @@ def _say_kinds(kinds: pd.DataFrame) -> dict[str, Text]:
             else f"no more than its fp32 vector rate ({report.times(gpu[half] / gpu[fp32])})"
         ),
     }
+
+
+def _capital(text: str) -> Text:
+    return Text(text[0].upper() + text[1:])
 
 
 ALIKE = 1.25
