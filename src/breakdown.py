@@ -50,7 +50,6 @@ OUTSIDE = "outside layers"
 
 MINIMUM_REPEATS = 3
 MAXIMUM_REPEATS = 20
-WARMUP_REPEATS = 1
 CASE_BUDGET_S = 20.0
 SLOWEST_CASE_S = 300.0
 """How much longer than its budget a case may take to reach the minimum number of repeats."""
@@ -117,7 +116,6 @@ class Repeat:
     """One repeat: seconds of each phase undisturbed and instrumented, and of each operation in the latter."""
 
     index: int
-    is_warmup: bool
     whole_s: Mapping[str, float]
     instrumented_s: Mapping[str, float]
     operations: tuple[tuple[Operation, float], ...]
@@ -125,7 +123,7 @@ class Repeat:
 
 
 def repeats(step: Step, clock: timing.Clock, hold: Callable[[], None] | None = None) -> Iterator[Repeat]:
-    """Repeats without end, the first `WARMUP_REPEATS` marked as warm-ups.
+    """Repeats without end. The pass that notes the operations, which runs first, warms up and is no repeat.
 
     ``hold`` is called before each operation of the instrumented passes. Raises `BreakdownError` if the operations of
     two passes differ.
@@ -140,7 +138,7 @@ def repeats(step: Step, clock: timing.Clock, hold: Callable[[], None] | None = N
         with _Stopwatch(clock, hold) as stopwatch:
             instrumented, _ = timing.time_once(step.calls, clock)
         operations = _matched(survey, stopwatch.marks, clock)
-        yield Repeat(index, index < WARMUP_REPEATS, whole, instrumented, operations, started_at)
+        yield Repeat(index, whole, instrumented, operations, started_at)
         index += 1
 
 
@@ -172,7 +170,7 @@ def hold_for(device: str) -> Callable[[], None] | None:
 def rows(repeat: Repeat, case: Case, environment: str = "") -> list[dict]:
     """A repeat as rows of `schema.BREAKDOWN`: operations summed by phase, layer type and name, and the two passes."""
     common = {
-        "environment": environment, **vars(case), "index": repeat.index, "is_warmup": repeat.is_warmup,
+        "environment": environment, **vars(case), "index": repeat.index, "is_warmup": False,
         "started_at": repeat.started_at,
     }  # fmt: skip
     sums: dict[tuple[str, str, str], list] = {}
@@ -356,8 +354,7 @@ def time_case(
     with precision.settings(case.precision):
         for repeat in repeats(Step(network, case.batch_size, case.device, case.precision), clock, hold):
             record(replace(repeat, index=first_index + repeat.index))
-            if not repeat.is_warmup:
-                totals.append(sum(repeat.whole_s.values()))
+            totals.append(sum(repeat.whole_s.values()))
             spent_s = time.monotonic() - began
             reason = _reason_to_stop(totals, plan, spent_s, spent_s / (repeat.index + 2))  # the survey counts as one
             if reason is not None:
