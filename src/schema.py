@@ -334,7 +334,8 @@ CHIP_LEVEL = (
 
 # What is measured on one machine: JSON Lines under data/machines/NAME/, written and read by `src.store`.
 
-SWEEPS = ("inference", "training")
+SWEEPS = ("inference", "training", "breakdown")
+"""Kinds of case. "breakdown" times each operation of a training step beside the step as a whole."""
 STOP_REASONS = ("interval", "budget", "maximum")
 """Why sampling stopped: the interval is within its target, the time is spent, or enough samples are kept."""
 
@@ -413,6 +414,31 @@ OUTCOMES = Table(
     key=("environment", *CASE_COLUMNS),
 )
 """How each case ended. A case may be taken up again with more time: its last row holds."""
+
+BREAKDOWN_PARTS = ("operations", "whole", "instrumented")
+BREAKDOWN = Table(
+    "breakdown",
+    (
+        _ENVIRONMENT,
+        *_CASE,
+        _column("phase", allowed=("forward", "backward")),
+        _column("index", int, doc="order of the repeats within the case, warm-ups included", low=0, high=1e9),
+        _column("is_warmup", bool),
+        _column(
+            "part",
+            allowed=BREAKDOWN_PARTS,
+            doc="operations of one name and layer type, the whole pass, or the whole pass while each is timed",
+        ),
+        _column("layer_type", optional=True, allowed=LAYER_TYPES),
+        _column("operation", optional=True, doc="as torch names it"),
+        _column("count", int, doc="operations, or passes, that the time holds", low=1, high=1e7),
+        _LATENCY,
+        _STARTED_AT,
+    ),
+    key=("environment", *CASE_COLUMNS, "phase", "index", "part", "layer_type", "operation"),
+)
+"""Raw timings of operations in training: per repeat the sums by layer type and operation, and the same pass timed as
+a whole, once undisturbed and once while its operations were timed."""
 
 CEILING_KINDS = ("compute", "read", "update", "copy", "triad", "overhead")
 CEILINGS = Table(

@@ -36,6 +36,7 @@ FILES = {
     "ceilings.jsonl": schema.CEILINGS,
     "drift.jsonl": schema.DRIFT,
     "trust.jsonl": schema.TRUST,
+    "breakdown.jsonl": schema.BREAKDOWN,
 }
 LOCK_FILE = ".lock"
 SYNC_INTERVAL_S = 5.0
@@ -382,6 +383,7 @@ class Measured:
     ceilings: pd.DataFrame
     drift: pd.DataFrame
     trust: pd.DataFrame
+    breakdown: pd.DataFrame
     others: tuple[str, ...]
     faults: tuple[Fault, ...]
 
@@ -435,7 +437,7 @@ def _load(folder: Path, environment: str | None, stamp: tuple) -> Measured:
     chosen_samples = (row for row in found["samples.jsonl"][0] if row["environment"] == chosen)
     frames = {
         file: _frame((row for row in found[file][0] if row["environment"] == chosen), FILES[file])
-        for file in ("ceilings.jsonl", "drift.jsonl", "trust.jsonl")
+        for file in ("ceilings.jsonl", "drift.jsonl", "trust.jsonl", "breakdown.jsonl")
     }
     return Measured(
         name=folder.name,
@@ -446,6 +448,7 @@ def _load(folder: Path, environment: str | None, stamp: tuple) -> Measured:
         ceilings=frames["ceilings.jsonl"],
         drift=frames["drift.jsonl"],
         trust=frames["trust.jsonl"],
+        breakdown=frames["breakdown.jsonl"],
         others=others,
         faults=faults,
     )
@@ -500,6 +503,11 @@ def drift(machine: str, root: Path | None = None, environment: str | None = None
 def trust(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
     """Comparisons with other ways of measuring, `schema.TRUST`; empty where they were not run."""
     return load(machine, root, environment).trust.copy()
+
+
+def breakdown(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
+    """Raw timings of operations in training, `schema.BREAKDOWN`; warm-ups included and marked."""
+    return load(machine, root, environment).breakdown.copy()
 
 
 def environment(machine: str, root: Path | None = None, environment: str | None = None) -> dict:

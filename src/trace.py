@@ -14,7 +14,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -71,13 +71,20 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What one run recorded. ``read_byte`` gives, per parameter that was read, its bytes (at most its size)."""
+    """What one run recorded. ``read_byte`` gives, per parameter that was read, its bytes (at most its size).
+
+    ``calls`` has every operation that ran, views included: its overload's name and its index in ``operations``, None
+    for one that is not recorded. ``held_byte`` gives per phase what was alive at that phase's peak, in byte, by the
+    phase and layer type of the operation that wrote it; each phase's values add up to its peak.
+    """
 
     operations: tuple[Operation, ...]
     peak_live_byte: int
     read_byte: dict[str, int]
     input_byte: int
     output_byte: int
+    calls: tuple[tuple[str, int | None], ...] = ()
+    held_byte: dict[str, dict[tuple[str, str], int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +277,9 @@ _FREE = {
 
 _NO_FORMULA = formulas.Formula("other")
 
+_UNWRITTEN = ("reserved", "other")
+"""Writer of storage that was reserved and that nothing has written yet."""
+
 
 class _Recorder(TorchDispatchMode):
     """Runs each operation and records it."""
@@ -277,6 +287,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, network: nn.Module, inputs: Iterable[Tensor], phase: str):
         super().__init__()
         self.phase = phase
+        self.is_meta = all(tensor.is_meta for tensor in inputs)
         self.operations: list[Operation] = []
         self.peak = 0
         self.read_byte: dict[str, int] = {}
@@ -288,6 +299,10 @@ class _Recorder(TorchDispatchMode):
         self._layouts: dict[tuple, object] = {}
         self._live = 0
         self._storages: dict[int, weakref.ref] = {}
+        self.calls: list[tuple[str, int | None]] = []
+        self.held_byte: dict[str, dict[tuple[str, str], int]] = {}
+        self._held: dict[tuple[str, str], int] = {}
+        self._writers: dict[int, tuple[str, str]] = {}
         self._owners: dict[int, tuple[str, str]] = {}
         self._sorted_owners: list[int] = []
         self._parameters: dict[int, str] = {}
@@ -316,10 +331,11 @@ class _Recorder(TorchDispatchMode):
         """Begin another phase; forward operations are from then on looked up by their nodes."""
         self.phase = phase
         self._sorted_owners = sorted(self._owners)
+        self._note_peak()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kernel = _kernel(func)
-        if kwargs and kwargs.get("device") is not None:
+        if self.is_meta and kwargs and kwargs.get("device") is not None:
             # Tensors that forward() makes follow the network to the meta device, whatever device it asks for.
             kwargs["device"] = _META
         try:
@@ -328,7 +344,9 @@ class _Recorder(TorchDispatchMode):
             if self.failure is None:
                 self.failure = (kernel.name, self._stack[-1])
             raise
+        before = len(self.operations)
         self._record(kernel, args, kwargs, out)
+        self.calls.append((str(func), before if len(self.operations) > before else None))
         return out
 
     def _run(self, func, kernel: _Kernel, args: tuple, kwargs: dict) -> object:
@@ -336,6 +354,8 @@ class _Recorder(TorchDispatchMode):
 
         torch derives the shapes of many results in Python, which takes a hundred times as long as making the tensors.
         """
+        if not self.is_meta:
+            return func(*args, **kwargs)
         if kernel.shortcut is not None and SHORTCUTS_ARE_USED:
             made = kernel.shortcut(args)
             if made is not None:
@@ -371,6 +391,7 @@ class _Recorder(TorchDispatchMode):
         module, layer_type = self._place(kernel, args)
         formula = kernel.formula or _NO_FORMULA
         shown = results or [tensor for mutated, tensor in given if mutated]
+        self._claim(shown, layer_type)
         self.operations.append(
             Operation(
                 index=len(self.operations),
@@ -429,11 +450,30 @@ class _Recorder(TorchDispatchMode):
         def died(_: object) -> None:
             self._live -= size
             del self._storages[key]
+            self._held[self._writers.pop(key)] -= size
 
         self._storages[key] = weakref.ref(storage, died)
         self._live += size
         self.peak = max(self.peak, self._live)
+        self._writers[key] = _UNWRITTEN
+        self._held[_UNWRITTEN] = self._held.get(_UNWRITTEN, 0) + size
         return size
+
+    def _claim(self, written: Iterable[Tensor], layer_type: str) -> None:
+        """Give storages that nothing had written yet to the layer type that now does."""
+        writer = (self.phase, layer_type)
+        for tensor in written:
+            storage = tensor.untyped_storage()
+            if self._writers.get(storage._cdata) == _UNWRITTEN:
+                self._writers[storage._cdata] = writer
+                self._held[_UNWRITTEN] -= storage.nbytes()
+                self._held[writer] = self._held.get(writer, 0) + storage.nbytes()
+        self._note_peak()
+
+    def _note_peak(self) -> None:
+        """Keep what is alive if the phase has not held as much before."""
+        if self._live >= sum(self.held_byte.get(self.phase, {}).values()):
+            self.held_byte[self.phase] = {writer: size for writer, size in self._held.items() if size}
 
     def _place(self, kernel: _Kernel, args: tuple) -> tuple[str, str]:
         """The module and layer type that an operation belongs to."""
@@ -517,15 +557,16 @@ def _prepared(recorder: _Recorder) -> Iterator[None]:
             module_hooks.register_module_forward_hook(recorder.leave, always_call=True),
         ):
             stack.callback(handle.remove)
-        F.scaled_dot_product_attention = _fused_attention
-        stack.callback(setattr, F, "scaled_dot_product_attention", _decomposed_attention)
+        if recorder.is_meta:
+            F.scaled_dot_product_attention = _fused_attention
+            stack.callback(setattr, F, "scaled_dot_product_attention", _decomposed_attention)
         yield
 
 
 def record(network: nn.Module, inputs: tuple[Tensor, ...], loss=None) -> Trace:
-    """Run a network on meta tensors and record it.
+    """Run a network and record it, on meta tensors or, to see what a device runs, on real ones.
 
-    ``network`` and ``inputs`` are on the meta device. Without ``loss`` it runs in ``eval()`` without gradients, as
+    ``network`` and ``inputs`` are on the same device. Without ``loss`` it runs in ``eval()`` without gradients, as
     inference does, so that activations die as they would there; its operations have the phase "inference". With
     ``loss(output, inputs)``, a scalar, it runs in ``train()`` forward and backward, with those two phases. Raises
     `UntraceableError` if an operation cannot run without data.
@@ -548,7 +589,13 @@ def record(network: nn.Module, inputs: tuple[Tensor, ...], loss=None) -> Trace:
     finally:
         network.zero_grad(set_to_none=True)
     return Trace(
-        tuple(recorder.operations), recorder.peak, dict(recorder.read_byte), sum(map(_bytes, inputs)), output_byte
+        tuple(recorder.operations),
+        recorder.peak,
+        dict(recorder.read_byte),
+        sum(map(_bytes, inputs)),
+        output_byte,
+        tuple(recorder.calls),
+        recorder.held_byte,
     )
 
 
