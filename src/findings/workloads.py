@@ -160,8 +160,9 @@ def _measured_targets(machine: store.Measured, table: pd.DataFrame) -> list[dict
             continue  # without a bandwidth there is no roof
         system_name = machine.environment["processor" if best.device == "cpu" else "accelerator"]
         peak, bandwidth = _datasheet(machine.environment, system_name, best.device, best.precision, table)
+        cores = f" ({machine.environment['physical_cores']} cores)" if best.device == "cpu" else ""
         rows.append({
-            "target": f"{short_name(str(system_name))}, {best.precision}", "device": best.device,
+            "target": f"{short_name(str(system_name))}{cores}, {best.precision}", "device": best.device,
             "kind": "CPU" if best.device == "cpu" else "GPU", "source": "measured", "precision": best.precision,
             "flop_per_s": best.achievable_flop_per_s, "byte_per_s": byte_per_s, "peak_flop_per_s": peak,
             "peak_byte_per_s": bandwidth,
@@ -259,8 +260,9 @@ def roof(target: Mapping, domain: tuple[float, float]) -> pd.DataFrame:
 
 
 def domain(table: pd.DataFrame, targets_: pd.DataFrame) -> tuple[float, float]:
-    """Intensities in FLOP/byte that hold every network and every ridge point, rounded to decades."""
-    values = [*table["intensity_eager"], *table["intensity_max"], *targets_["ridge_flop_per_byte"]]
+    """Intensities in FLOP/byte that hold every network at `BATCH_SIZE` and every ridge point, rounded to decades."""
+    rows = table[table["batch_size"] == BATCH_SIZE]
+    values = [*rows["intensity_eager"], *rows["intensity_max"], *targets_["ridge_flop_per_byte"]]
     return 10.0 ** np.floor(np.log10(min(values))), 10.0 ** np.ceil(np.log10(max(values)))
 
 
@@ -419,11 +421,17 @@ def causes(rows: Sequence[Mapping]) -> pd.DataFrame:
         listed.append({
             "Counter": "torchvision" if counter == "metadata" else counter, "Pass": which, "Operation": operation,
             "What it does": _CAUSES.get((counter, operation), "counts it differently"), "Networks": len(group),
-            "Largest effect": f"{100 * worst['share']:+.3g} % of {worst['model']}".replace("-", "−"),
+            "Largest effect": f"{_signed_percent(worst['share'])} of {worst['model']}",
             "size": abs(worst["share"]),
         })  # fmt: skip
     shown = pd.DataFrame(listed).sort_values("size", ascending=False)
     return shown.drop(columns="size").reset_index(drop=True)
+
+
+def _signed_percent(share: float) -> str:
+    if abs(share) < 1e-4:
+        return "less than 0.01 %"
+    return f"{'−' if share < 0 else '+'}{report.percent(abs(share))}"
 
 
 # What the prose says.
