@@ -33,7 +33,7 @@ VERDICTS = ("memory-bound", "either", "compute-bound")
 def counts(names: Sequence[str] = models.MEASURED) -> pd.DataFrame:
     """Every network at `BATCH_SIZES` in fp32 and at `VERDICT_BATCH_SIZES` in bf16: the columns of `schema.WORKLOADS`.
 
-    Adds ``flop_per_input``. Training columns are filled at the batch size of comparison and fp32 alone. Rows are in the order of ``names``.
+    Adds ``flop_per_input``. Training columns are filled at the batch size of comparison and fp32 alone.
     """
     plain = workload.rows(names, BATCH_SIZES, (PRECISION,), training=False)
     plain += workload.rows(names, VERDICT_BATCH_SIZES, PRECISIONS[1:], training=False)
@@ -60,7 +60,7 @@ def order(table: pd.DataFrame) -> list[str]:
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """Long table of what is compared: model, family, panel, series, value, and ``low``/``high`` of a range."""
+    """Long table of what is compared: model, family, panel, series, value."""
     rows = []
     for row in at(table).itertuples():
         head = {"model": row.model, "family": row.family}
@@ -504,7 +504,7 @@ def _say_networks(table: pd.DataFrame) -> dict[str, Text]:
             else f"Operations without a formula move at most {report.percent(uncounted)} of a network's bytes."
         ),
         "alt_overview": Text(
-            f"Dot plots of {len(rows)} networks ordered by FLOPs per input: FLOPs from {few['model']} to {many['model']}, "
+            f"Dot plots of {len(rows)} networks ordered by FLOPs per input, from {few['model']} to {many['model']}: FLOPs, "
             "parameters, memory of parameters and activations, and the range of arithmetic intensity."
         ),
     }
@@ -561,7 +561,7 @@ def _say_targets(table: pd.DataFrame, targets_: pd.DataFrame, judged: pd.DataFra
         bound = found.loc[found["verdict"] == "memory-bound", "model"]
         values[f"{key}_memory_bound"] = report.listing(bound)
         values[f"alt_{key}"] = Text(
-            f"Roofline of {target['target']} with its ridge point at {report.intensity(target['ridge_flop_per_byte'])}; "
+            f"Roofline of {target['target']}, ridge point {report.intensity(target['ridge_flop_per_byte'])}; "
             f"below it each network's range of intensity at batch {BATCH_SIZE}: "
             f"{tally['compute-bound']} lie wholly right of the ridge, {tally['memory-bound']} wholly left."
         )
@@ -586,8 +586,8 @@ def _say_targets(table: pd.DataFrame, targets_: pd.DataFrame, judged: pd.DataFra
         "any_chosen": Text(chosen),
         "alt_any": Text(f"Roofline of {chosen} and each network's range of intensity at batch {BATCH_SIZE}."),
         "alt_verdicts": Text(
-            f"Table coloured by verdict: {judged['model'].nunique()} networks by {len(targets_)} targets at batch sizes "
-            f"{report.listing(map(str, VERDICT_BATCH_SIZES))}."
+            f"Table coloured by verdict: {judged['model'].nunique()} networks by {len(targets_)} targets at batch "
+            f"sizes {report.listing(map(str, VERDICT_BATCH_SIZES))}."
         ),
     }
     return values
@@ -616,8 +616,8 @@ def _say_layers() -> dict[str, Text]:
         "idle_median": report.percent(idle.median()),
         "idle_most": Text(f"{idle.idxmax()} ({report.percent(idle.max())})"),
         "alt_layers": Text(
-            f"Strips of the layers of {spread['model'].nunique()} networks over arithmetic intensity, coloured by layer "
-            f"type: the layers of one network lie up to a factor of {report.number(span.max(), 2)} apart."
+            f"Strips of the layers of {spread['model'].nunique()} networks over arithmetic intensity, coloured by "
+            f"layer type: the layers of one network lie up to a factor of {report.number(span.max(), 2)} apart."
         ),
         "alt_traffic": Text(
             f"Stacked bars of FLOPs and bytes by layer type: in the median network layers without model FLOPs move "
