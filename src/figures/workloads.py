@@ -32,7 +32,8 @@ def _log_x(field: str, title: str, domain: Sequence[float] | None = None, format
     import altair as alt
 
     scale = alt.Scale(type="log", nice=domain is None, **({} if domain is None else {"domain": list(domain)}))
-    return alt.X(field, title=title, scale=scale, axis=alt.Axis(format=format_, tickCount=4, **axis))
+    apart = {"tickCount": 4, "labelOverlap": "greedy", "labelSeparation": 6}
+    return alt.X(field, title=title, scale=scale, axis=alt.Axis(format=format_, **apart, **axis))
 
 
 def _models(order: Sequence[str], labels: bool = True) -> alt.Y:
@@ -40,6 +41,11 @@ def _models(order: Sequence[str], labels: bool = True) -> alt.Y:
 
     axis = alt.Axis(labels=labels, ticks=False, grid=True, domain=False, labelPadding=6)
     return alt.Y("model:N", sort=list(order), title=None, axis=axis)
+
+
+def _range(chart: alt.Chart) -> alt.Chart:
+    """A bar between two values, whose round ends keep a narrow range visible."""
+    return chart.mark_rule(strokeWidth=7, strokeCap="round", opacity=0.8)
 
 
 def overview(table: pd.DataFrame, order: Sequence[str]) -> alt.HConcatChart:
@@ -64,8 +70,11 @@ def overview(table: pd.DataFrame, order: Sequence[str]) -> alt.HConcatChart:
         "series:N", scale=theme.scale(MEMORY_COLOURS), legend=alt.Legend(title="Memory", symbolType="circle", columns=1)
     )
     ends = alt.Chart(table[table["panel"] == "intensity"])
-    bar = ends.mark_bar(height=7, opacity=0.75).encode(
-        _log_x("min(value):Q", "Intensity (FLOP/byte)"), _models(order, False), x2="max(value):Q", color=families
+    bar = _range(ends).encode(
+        _log_x("min(value):Q", "Intensity (FLOP/byte)"),
+        _models(order, False),
+        x2="max(value):Q",
+        color=_families(table["family"]).legend(None),
     )
     tooltip = ["model:N", alt.Tooltip("min(value):Q", format=".3~s"), alt.Tooltip("max(value):Q", format=".3~s")]
     intensity = bar.encode(tooltip=tooltip).properties(width=width, height=height)
@@ -109,7 +118,15 @@ def paths(table: pd.DataFrame, ridges: pd.DataFrame, order: Sequence[str]) -> al
     return (
         alt.layer(band, upper, lower, rule)
         .properties(width=104, height=78)
-        .facet(alt.Facet("model:N", sort=list(order), title=None, header=alt.Header(labelPadding=2)), columns=5)
+        .facet(
+            alt.Facet(
+                "model:N",
+                sort=list(order),
+                title=None,
+                header=alt.Header(labelPadding=2, labelFontSize=10, labelFontWeight="normal"),
+            ),
+            columns=5,
+        )
         .properties(bounds="flush")
     )
 
@@ -143,7 +160,7 @@ def roofline(
         color=colour, tooltip=tooltip,
     )  # fmt: skip
     edge = alt.Chart(pd.DataFrame({"ridge": [ridge]})).mark_rule(strokeDash=[2, 3], color=theme.INK).encode(x="ridge:Q")
-    rows = alt.Chart(ranges).mark_bar(height=7, opacity=0.8).encode(
+    rows = _range(alt.Chart(ranges)).encode(
         _log_x("intensity_eager:Q", x_title, domain, "~g"), _models(order), x2="intensity_max:Q", color=colour,
         tooltip=tooltip,
     )  # fmt: skip
@@ -163,20 +180,21 @@ def any_chip(
     picked = alt.Chart(roofs).transform_filter("datum.chip == chip_shown")
     line = picked.mark_line(color=theme.INK, strokeWidth=2).encode(
         _log_x("intensity:Q", None, domain, "~g", labels=False),
-        alt.Y("flop_per_s:Q", title="FLOP/s", scale=alt.Scale(type="log", zero=False), axis=alt.Axis(format="~s", tickCount=5)),
+        alt.Y("flop_per_s:Q", title="FLOP/s", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5)),
     )  # fmt: skip
     edge = picked.mark_rule(strokeDash=[2, 3], color=theme.INK).encode(x="ridge:Q")
     of_size = "datum.element_byte == (test(/fp32$/, chip_shown) ? 4 : 2)"
-    rows = alt.Chart(ranges).transform_filter(of_size).mark_bar(height=7, opacity=0.8).encode(
+    rows = _range(alt.Chart(ranges).transform_filter(of_size)).encode(
         _log_x("intensity_eager:Q", "Arithmetic intensity (FLOP/byte)", domain, "~g"), _models(order),
-        x2="intensity_max:Q", color=_families(ranges["family"]), tooltip=["model:N", "intensity_eager:Q", "intensity_max:Q"],
+        x2="intensity_max:Q", color=_families(ranges["family"]),
+        tooltip=["model:N", "intensity_eager:Q", "intensity_max:Q"],
     )  # fmt: skip
     upper = alt.layer(line, edge).properties(width=theme.WIDTH - 60, height=180)
     lower = alt.layer(rows, edge).properties(width=theme.WIDTH - 60, height=ROW * len(order))
     return alt.vconcat(upper, lower, spacing=6).resolve_scale(x="shared").add_params(choice)
 
 
-_MARKS = {"memory-bound": "M", "either": "·", "compute-bound": "C"}
+_MARKS = {"memory-bound": "M", "either": "", "compute-bound": "C"}
 
 
 def verdicts(table: pd.DataFrame, order: Sequence[str], targets: Sequence[str]) -> alt.FacetChart:
@@ -201,7 +219,7 @@ def verdicts(table: pd.DataFrame, order: Sequence[str], targets: Sequence[str]) 
     cells = base.mark_rect(stroke="white", strokeWidth=1).encode(color=colour, tooltip=tooltip)
     letters = base.mark_text(fontSize=9, color="white").encode(text="mark:N")
     width = max(60, int((theme.WIDTH - 20) / len(targets)) - 12)
-    header = alt.Header(labelFontSize=10, labelLimit=width + 10, labelFontWeight="normal")
+    header = alt.Header(labelFontSize=10, labelFontWeight="normal", labelExpr="split(datum.value, ', ')")
     return (
         alt.layer(cells, letters)
         .properties(width=width, height=ROW * len(order))
@@ -218,9 +236,8 @@ def layers(table: pd.DataFrame, order: Sequence[str], ridges: Mapping[str, float
 
     present = [name for name in order if name in set(table["model"])]
     colour = alt.Color("layer_type:N", scale=theme.scale(theme.LAYER_COLOURS, table["layer_type"]),
-                       legend=alt.Legend(title="Layer type", columns=5, symbolType="circle"))  # fmt: skip
-    size = alt.Size("flop_share:Q", title="Share of FLOPs", scale=alt.Scale(type="sqrt", range=[6, 260]),
-                    legend=alt.Legend(format="%", values=[0.01, 0.05, 0.2], symbolFillColor=theme.NEUTRAL))  # fmt: skip
+                       legend=alt.Legend(title="Layer type", columns=3, symbolType="circle"))  # fmt: skip
+    size = alt.Size("flop_share:Q", scale=alt.Scale(type="sqrt", range=[6, 260]), legend=None)
     tooltip = ["model:N", "module:N", "layer_type:N", alt.Tooltip("intensity:Q", format=".3~s", title="FLOP/byte"),
                alt.Tooltip("flop_share:Q", format=".1%")]  # fmt: skip
     lowest, highest = table["intensity"].min(), table["intensity"].max()

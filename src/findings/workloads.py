@@ -33,7 +33,7 @@ VERDICTS = ("memory-bound", "either", "compute-bound")
 def counts(names: Sequence[str] = models.MEASURED) -> pd.DataFrame:
     """Every network at `BATCH_SIZES` in fp32 and at `VERDICT_BATCH_SIZES` in bf16: the columns of `schema.WORKLOADS`.
 
-    Adds ``flop_per_input``. Training columns are filled at the batch size of comparison and fp32 alone. Rows are in the order of ``names``.
+    Adds ``flop_per_input``. Training columns are filled at the batch size of comparison and fp32 alone.
     """
     plain = workload.rows(names, BATCH_SIZES, (PRECISION,), training=False)
     plain += workload.rows(names, VERDICT_BATCH_SIZES, PRECISIONS[1:], training=False)
@@ -60,7 +60,7 @@ def order(table: pd.DataFrame) -> list[str]:
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """Long table of what is compared: model, family, panel, series, value, and ``low``/``high`` of a range."""
+    """Long table of what is compared: model, family, panel, series, value."""
     rows = []
     for row in at(table).itertuples():
         head = {"model": row.model, "family": row.family}
@@ -160,8 +160,9 @@ def _measured_targets(machine: store.Measured, table: pd.DataFrame) -> list[dict
             continue  # without a bandwidth there is no roof
         system_name = machine.environment["processor" if best.device == "cpu" else "accelerator"]
         peak, bandwidth = _datasheet(machine.environment, system_name, best.device, best.precision, table)
+        cores = f" ({machine.environment['physical_cores']} cores)" if best.device == "cpu" else ""
         rows.append({
-            "target": f"{short_name(str(system_name))}, {best.precision}", "device": best.device,
+            "target": f"{short_name(str(system_name))}{cores}, {best.precision}", "device": best.device,
             "kind": "CPU" if best.device == "cpu" else "GPU", "source": "measured", "precision": best.precision,
             "flop_per_s": best.achievable_flop_per_s, "byte_per_s": byte_per_s, "peak_flop_per_s": peak,
             "peak_byte_per_s": bandwidth,
@@ -259,8 +260,9 @@ def roof(target: Mapping, domain: tuple[float, float]) -> pd.DataFrame:
 
 
 def domain(table: pd.DataFrame, targets_: pd.DataFrame) -> tuple[float, float]:
-    """Intensities in FLOP/byte that hold every network and every ridge point, rounded to decades."""
-    values = [*table["intensity_eager"], *table["intensity_max"], *targets_["ridge_flop_per_byte"]]
+    """Intensities in FLOP/byte that hold every network at `BATCH_SIZE` and every ridge point, rounded to decades."""
+    rows = table[table["batch_size"] == BATCH_SIZE]
+    values = [*rows["intensity_eager"], *rows["intensity_max"], *targets_["ridge_flop_per_byte"]]
     return 10.0 ** np.floor(np.log10(min(values))), 10.0 ** np.ceil(np.log10(max(values)))
 
 
@@ -419,11 +421,17 @@ def causes(rows: Sequence[Mapping]) -> pd.DataFrame:
         listed.append({
             "Counter": "torchvision" if counter == "metadata" else counter, "Pass": which, "Operation": operation,
             "What it does": _CAUSES.get((counter, operation), "counts it differently"), "Networks": len(group),
-            "Largest effect": f"{100 * worst['share']:+.3g} % of {worst['model']}".replace("-", "−"),
+            "Largest effect": f"{_signed_percent(worst['share'])} of {worst['model']}",
             "size": abs(worst["share"]),
         })  # fmt: skip
     shown = pd.DataFrame(listed).sort_values("size", ascending=False)
     return shown.drop(columns="size").reset_index(drop=True)
+
+
+def _signed_percent(share: float) -> str:
+    if abs(share) < 1e-4:
+        return "less than 0.01 %"
+    return f"{'−' if share < 0 else '+'}{report.percent(abs(share))}"
 
 
 # What the prose says.
@@ -496,7 +504,7 @@ def _say_networks(table: pd.DataFrame) -> dict[str, Text]:
             else f"Operations without a formula move at most {report.percent(uncounted)} of a network's bytes."
         ),
         "alt_overview": Text(
-            f"Dot plots of {len(rows)} networks ordered by FLOPs per input: FLOPs from {few['model']} to {many['model']}, "
+            f"Dot plots of {len(rows)} networks ordered by FLOPs per input, from {few['model']} to {many['model']}: FLOPs, "
             "parameters, memory of parameters and activations, and the range of arithmetic intensity."
         ),
     }
@@ -553,7 +561,7 @@ def _say_targets(table: pd.DataFrame, targets_: pd.DataFrame, judged: pd.DataFra
         bound = found.loc[found["verdict"] == "memory-bound", "model"]
         values[f"{key}_memory_bound"] = report.listing(bound)
         values[f"alt_{key}"] = Text(
-            f"Roofline of {target['target']} with its ridge point at {report.intensity(target['ridge_flop_per_byte'])}; "
+            f"Roofline of {target['target']}, ridge point {report.intensity(target['ridge_flop_per_byte'])}; "
             f"below it each network's range of intensity at batch {BATCH_SIZE}: "
             f"{tally['compute-bound']} lie wholly right of the ridge, {tally['memory-bound']} wholly left."
         )
@@ -578,8 +586,8 @@ def _say_targets(table: pd.DataFrame, targets_: pd.DataFrame, judged: pd.DataFra
         "any_chosen": Text(chosen),
         "alt_any": Text(f"Roofline of {chosen} and each network's range of intensity at batch {BATCH_SIZE}."),
         "alt_verdicts": Text(
-            f"Table coloured by verdict: {judged['model'].nunique()} networks by {len(targets_)} targets at batch sizes "
-            f"{report.listing(map(str, VERDICT_BATCH_SIZES))}."
+            f"Table coloured by verdict: {judged['model'].nunique()} networks by {len(targets_)} targets at batch "
+            f"sizes {report.listing(map(str, VERDICT_BATCH_SIZES))}."
         ),
     }
     return values
@@ -608,8 +616,8 @@ def _say_layers() -> dict[str, Text]:
         "idle_median": report.percent(idle.median()),
         "idle_most": Text(f"{idle.idxmax()} ({report.percent(idle.max())})"),
         "alt_layers": Text(
-            f"Strips of the layers of {spread['model'].nunique()} networks over arithmetic intensity, coloured by layer "
-            f"type: the layers of one network lie up to a factor of {report.number(span.max(), 2)} apart."
+            f"Strips of the layers of {spread['model'].nunique()} networks over arithmetic intensity, coloured by "
+            f"layer type: the layers of one network lie up to a factor of {report.number(span.max(), 2)} apart."
         ),
         "alt_traffic": Text(
             f"Stacked bars of FLOPs and bytes by layer type: in the median network layers without model FLOPs move "
