@@ -358,6 +358,8 @@ _STEAL = _column(
 )
 _LOAD = _column("other_load", float, doc="processors kept busy by other processes", optional=True, low=0, high=1e6)
 
+_ATTEMPT = _column("attempt", int, optional=True, low=1, high=1e6, doc="the last holds; absent in the first")
+
 SAMPLES = Table(
     "samples",
     (
@@ -370,10 +372,12 @@ SAMPLES = Table(
         _column("iterations", int, doc="calls timed together", low=1, high=1e9),
         _column("host_latency_s", float, "s", "until the host had queued the call", optional=True, low=0, high=1e6),
         _STARTED_AT,
+        _ATTEMPT,
     ),
-    key=("environment", *CASE_COLUMNS, "phase", "index"),
+    key=("environment", *CASE_COLUMNS, "attempt", "phase", "index"),
 )
-"""Raw timings of networks: one sample of one phase a row."""
+"""Raw timings of networks: one sample of one phase a row. A case that is measured anew keeps its older rows, under
+their own attempt."""
 
 OUTCOMES = Table(
     "outcomes",
@@ -404,6 +408,7 @@ OUTCOMES = Table(
         _column("is_throttled", bool, optional=True, doc="the accelerator reported that it lowered its clock"),
         _STARTED_AT,
         _column("elapsed_s", float, "s", "whole time spent on the case", low=0, high=1e7),
+        _ATTEMPT,
     ),
     key=("environment", *CASE_COLUMNS),
 )
