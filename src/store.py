@@ -35,6 +35,7 @@ FILES = {
     "outcomes.jsonl": schema.OUTCOMES,
     "ceilings.jsonl": schema.CEILINGS,
     "drift.jsonl": schema.DRIFT,
+    "trust.jsonl": schema.TRUST,
 }
 LOCK_FILE = ".lock"
 SYNC_INTERVAL_S = 5.0
@@ -380,6 +381,7 @@ class Measured:
     outcomes: pd.DataFrame
     ceilings: pd.DataFrame
     drift: pd.DataFrame
+    trust: pd.DataFrame
     others: tuple[str, ...]
     faults: tuple[Fault, ...]
 
@@ -433,7 +435,7 @@ def _load(folder: Path, environment: str | None, stamp: tuple) -> Measured:
     chosen_samples = (row for row in found["samples.jsonl"][0] if row["environment"] == chosen)
     frames = {
         file: _frame((row for row in found[file][0] if row["environment"] == chosen), FILES[file])
-        for file in ("ceilings.jsonl", "drift.jsonl")
+        for file in ("ceilings.jsonl", "drift.jsonl", "trust.jsonl")
     }
     return Measured(
         name=folder.name,
@@ -443,6 +445,7 @@ def _load(folder: Path, environment: str | None, stamp: tuple) -> Measured:
         outcomes=_frame(outcomes.values(), schema.OUTCOMES),
         ceilings=frames["ceilings.jsonl"],
         drift=frames["drift.jsonl"],
+        trust=frames["trust.jsonl"],
         others=others,
         faults=faults,
     )
@@ -492,6 +495,11 @@ def ceilings(machine: str, root: Path | None = None, environment: str | None = N
 def drift(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
     """The reference timed at the start, middle and end of each run, `schema.DRIFT`."""
     return load(machine, root, environment).drift.copy()
+
+
+def trust(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
+    """Comparisons with other ways of measuring, `schema.TRUST`; empty where they were not run."""
+    return load(machine, root, environment).trust.copy()
 
 
 def environment(machine: str, root: Path | None = None, environment: str | None = None) -> dict:
