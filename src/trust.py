@@ -44,7 +44,7 @@ TIMER_CASES = (("shufflenet_v2_x1_0", 1), ("resnet18", 1), ("mobilenet_v2", 1), 
                ("resnet18", 16))  # fmt: skip
 """Networks of several kinds, from some milliseconds to some tenths of a second a call on a few cores."""
 TIMER_ROUNDS = 5
-OTHER_TIMES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+OTHER_TIMES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Running times that ``blocked_autorange`` is asked for, its default first: it has no rule to stop at an interval's
 width, so that the shortest time that reaches the width counts, as if its user had known it beforehand."""
 
@@ -54,6 +54,9 @@ OPERATION_MINIMUM_FLOP = 2e8
 OPERATION_PLAN = timing.Plan(budget_s=0.4, minimum=3, maximum=5, minimum_sample_s=0.005)
 
 REPEAT_BATCH_SIZES = (1, 4, 16)
+
+SHORTEST_S = 600.0
+"""All comparisons but the second run take about so long on a machine of a few cores."""
 
 
 @dataclass
@@ -153,8 +156,7 @@ def _layers(device: str) -> Iterator[tuple[str, float, Callable[[], Callable[[],
 
     for name in models.MEASURED:
         network = models.get(name)
-        with torch.device("meta"):
-            module = network.build().eval()
+        module = network.build().eval().to("meta")  # not built there: RegNets compute their widths with tensors
         hooks = [
             part.register_forward_hook(note)
             for part in module.modules()
@@ -299,6 +301,15 @@ def compare(measuring: command.Measuring, wanted: Sequence[str]) -> None:
                 _operations(run)
             elif comparison == "repeat":
                 repeat(measuring)
+
+
+def missing(measuring: command.Measuring) -> list[str]:
+    """The comparisons that a full measurement includes and the folder lacks; a second run is made on request alone."""
+    name = store.environment_id(measuring.environment)
+    rows, _ = store.read_rows(measuring.folder / "trust.jsonl", schema.TRUST)
+    present = {row["comparison"] for row in rows if row["environment"] == name}
+    recorded = {"overhead": "overhead", "bandwidth": "bandwidth", "operations": "operation", "timers": "timer"}
+    return [comparison for comparison, kind in recorded.items() if kind not in present]
 
 
 def repeat(

@@ -356,8 +356,8 @@ def _repeat_sentences(frame: pd.DataFrame, measured: list[store.Measured]) -> di
         busy = int(group["is_busy"].sum())
         sentences.append(
             f"On the {name} {report.plural(len(group), 'case')} were measured twice. The rank correlation of their "
-            f"medians is {rho:.4f} ({', '.join(parts)}), {'as' if rho >= REPEAT_LIMIT else 'less than'} required. Half of the "
-            f"medians changed by less than {report.percent(size.median())}, nine in ten by less than "
+            f"medians is {rho:.4f} ({', '.join(parts)}), {'as' if rho >= REPEAT_LIMIT else 'less than'} required. Half "
+            f"of the medians changed by less than {report.percent(size.median())}, nine in ten by less than "
             f"{report.percent(size.quantile(0.9))}, the worst by {report.percent(size.max())}; the intervals of "
             f"{report.percent(group['overlaps'].mean())} of the cases overlap."
             + (
@@ -398,10 +398,10 @@ def _overhead_sentences(measured: list[store.Measured]) -> dict[str, Text]:
         )
         sentences.append(
             f"On the {title(one.environment)} an empty Python function takes "
-            f"{report.duration(medians['timing loop'])} a call in this book's loop and {report.duration(medians['timeit'])} in `timeit`, whose loop is as bare as "
-            f"Python allows: {'a difference of' if difference >= 0 else 'less by'} "
-            f"{report.duration(abs(difference))}. A pair of clock readings costs {report.duration(medians['clock'])} a "
-            f"sample.{dispatch}"
+            f"{report.duration(medians['timing loop'])} a call in this book's loop and "
+            f"{report.duration(medians['timeit'])} in `timeit`, whose loop is as bare as Python allows: "
+            f"{'a difference of' if difference >= 0 else 'less by'} {report.duration(abs(difference))}. A pair of "
+            f"clock readings costs {report.duration(medians['clock'])} a sample.{dispatch}"
         )
     return {"overhead": Text(" ".join(sentences) or "The overhead has not been measured.")}
 
