@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from src import metrics, schema
+from src.findings import measured
 from src.report import Estimate
 from src.schema import Case
 
@@ -172,3 +173,12 @@ def test_bootstrap_agrees_with_scipy_on_an_actual_resample():
 
 def test_statuses_with_samples_are_among_the_schema_s():
     assert set(metrics.SAMPLED) < set(schema.STATUSES)
+
+
+def test_no_measured_point_lies_above_its_achievable_roof():
+    """Over the committed machines; a failure names the points, each a defect to explain."""
+    try:
+        found = measured.load()
+    except measured.NothingMeasured:
+        pytest.skip("no machine has been measured yet")
+    assert metrics.above_roof(pd.concat([found.cases, found.variants])) == []

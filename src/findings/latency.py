@@ -738,9 +738,9 @@ def _throughput_sentences(cases: pd.DataFrame, saturation: pd.DataFrame, series:
         worst = max(slower, key=slower.get)
         return (
             f"{_at(one)}, {report.number(len(slower))} of {report.plural(own['model'].nunique(), 'network')} "
-            f"{'is' if len(slower) == 1 else 'are'} slower per input at the largest batch than at the best one, by up to "
-            f"a factor of {report.significant(slower[worst], 2)} ({worst}). The roofline does not see that: a network's "
-            "eager intensity never falls with the batch."
+            f"{'is' if len(slower) == 1 else 'are'} slower per input at the largest batch than at the best one, by up "
+            f"to a factor of {report.significant(slower[worst], 2)} ({worst}). The roofline does not see that: a "
+            "network's eager intensity never falls with the batch."
         )
 
     def enough(one: Series) -> str:
