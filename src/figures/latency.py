@@ -64,10 +64,21 @@ def ticks(domain: tuple[float, float], most: int = 8) -> list[float]:
     """Powers of ten within a domain, and round multiples of them where it spans few decades."""
     first, last = math.floor(math.log10(domain[0])), math.ceil(math.log10(domain[1]))
     span = math.log10(domain[1] / domain[0])
-    steps = (1, 1.5, 2, 3, 4, 5, 7) if span < 0.8 else (1, 2, 5) if span < 1.6 else (1,)
+    steps = (1, 1.5, 2, 3, 4, 5, 7) if span < 0.8 else (1, 2, 5) if span < 1.4 else (1, 3) if span < 2.4 else (1,)
     values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
     inside = [value for value in values if domain[0] <= value <= domain[1]]
     return inside[:: math.ceil(len(inside) / most)]
+
+
+def percents(domain: tuple[float, float]) -> list[float]:
+    """Ticks about 100 % on a logarithmic axis, as coarse as the domain needs."""
+    span = domain[1] / domain[0]
+    if span < 1.3:
+        step = 0.01 if span < 1.06 else 0.02 if span < 1.12 else 0.05
+        first = math.ceil(domain[0] / step)
+        return [step * index for index in range(first, math.floor(domain[1] / step) + 1)]
+    values = (0.1, 0.2, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10) if span < 6 else (0.1, 0.3, 1, 3, 10, 30)
+    return [value for value in values if domain[0] <= value <= domain[1]]
 
 
 def scatter(cases: pd.DataFrame, quantity: str, lines: pd.DataFrame) -> alt.TopLevelMixin:
@@ -192,7 +203,10 @@ def correlation(correlations: pd.DataFrame, variables: Sequence[str]) -> alt.Top
 
 
 def _heat_map(table: pd.DataFrame, order: list[str], step_x: float, step_y: float, batch: int) -> alt.LayerChart:
-    across = {name: textwrap.wrap(name.replace(",", ""), max(8, int(step_x // 6.2))) for name in order}
+    across = {
+        name: [line for part in name.split(", ") for line in textwrap.wrap(part, max(8, int(step_x // 6.2)))]
+        for name in order
+    }
     down = {name: name.split(", ") for name in order}
     x = alt.X("x:N", sort=order, title=None, axis=alt.Axis(
         labelAngle=0, labelExpr=f"({json.dumps(across)})[datum.label]",
@@ -232,9 +246,8 @@ def tail(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
         batch=cases["batch_size"].astype(str),
     )
     domain = decades(table["per_input"], 1.2, 1.2)
-    reach = (float(table["low"].min()), float(table[["high", "p95"]].max().max()))
-    pad = 0.05 * (reach[1] - reach[0])
-    relative = alt.Scale(domain=[reach[0] - pad, reach[1] + pad], nice=False)
+    reach = decades(pd.concat([table["low"], table["high"], table["p95"]]), 1.02, 1.02)
+    relative = log_scale(reach)
     panels = []
     for name, own in table.groupby("series", sort=False):
         base = _rows(own, batches)
@@ -247,7 +260,7 @@ def tail(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
                                    axis=alt.Axis(labels=False, ticks=False, grid=True)))  # fmt: skip
         title = "interval and 95th percentile / median"
         x = alt.X("low:Q", title=title, scale=relative,
-                  axis=alt.Axis(tickCount=5, format="~%"))  # fmt: skip
+                  axis=alt.Axis(values=percents(reach), format="~%"))  # fmt: skip
         right = alt.layer(
             bare.mark_rule(strokeWidth=0.8).encode(x=x, x2="p95"),
             bare.mark_rule(strokeWidth=3).encode(x=x, x2="high"),
@@ -323,7 +336,8 @@ def throughput(cases: pd.DataFrame, saturation: pd.DataFrame, devices: Mapping[s
     batches = sorted(set(int(size) for size in cases["batch_size"]))
     rings = saturation.rename(columns={"saturation_batch_size": "batch_size"})[["series", "model", "batch_size"]]
     table = cases.merge(rings.assign(is_saturation=True), on=["series", "model", "batch_size"], how="left")
-    domain = decades(table["throughput_per_s"], 3.2, 1.6)
+    # Room below the lines for the crosses, if there are any.
+    domain = decades(table["throughput_per_s"], 3.2 if table["throughput_per_s"].isna().any() else 1.6, 1.6)
     table = table.assign(
         is_saturation=table["is_saturation"].eq(True),
         is_measured=table["throughput_per_s"].notna(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import altair as alt
@@ -38,28 +39,26 @@ def rooflines(cases: pd.DataFrame, ceilings: pd.DataFrame, batches: Sequence[int
     for first in range(0, len(series), columns):
         for group in groups:
             for name in series[first : first + columns]:
-                every = cases[cases["series"] == name]
-                own = every[every["family"].isin(PANELS[group])]
+                own = cases[(cases["series"] == name) & cases["family"].isin(PANELS[group])]
                 roof = ceilings[ceilings["series"] == name].iloc[0]
                 title = group + (f", {name}" if len(series) > 1 else "")
-                panels.append(_roofline_panel(own, every, roof, batches, title, width, height))
+                panels.append(_roofline_panel(own, roof, batches, title, width, height))
     return alt.concat(*panels, columns=columns, spacing=14)
 
 
 def _roofline_panel(
-    own: pd.DataFrame, every: pd.DataFrame, roof: pd.Series, batches: Sequence[int], title: str, width: int, height: int
+    own: pd.DataFrame, roof: pd.Series, batches: Sequence[int], title: str, width: int, height: int
 ) -> alt.LayerChart:
-    # All panels of a series share their axes, so that families can be compared.
     peak = np.nanmax([roof["achievable_flop_per_s"], roof["peak_flop_per_s"]])
     ridge = roof["achievable_flop_per_s"] / roof["achievable_byte_per_s"]
-    x_domain = decades(pd.concat([every["intensity_eager"], every["intensity_min"], pd.Series([ridge * 2])]), 1.6, 1.4)
-    y_domain = decades(pd.concat([every["achieved_flop_per_s"], pd.Series([peak])]), 2.0, 1.5)
+    x_domain = decades(pd.concat([own["intensity_eager"], own["intensity_min"], pd.Series([ridge])]), 1.6, 1.3)
+    y_domain = decades(pd.concat([own["achieved_flop_per_s"], pd.Series([peak])]), 1.6, 1.25)
     x = alt.X("intensity_eager:Q", title="arithmetic intensity (FLOP/B)", scale=log_scale(x_domain),
               axis=alt.Axis(values=ticks(x_domain), format="~g"))  # fmt: skip
     y = alt.Y("achieved_flop_per_s:Q", title="achieved", scale=log_scale(y_domain),
               axis=alt.Axis(values=ticks(y_domain), labelExpr=_RATE))  # fmt: skip
     points = own.sort_values(["model", "batch_size"]).assign(batch=own["batch_size"].astype(str))
-    pick = alt.selection_point(fields=["model"], on="click", empty=True)
+    pick = alt.selection_point(name=_parameter_name(title), fields=["model"], on="click", empty=True)
     visible = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.06))
     base = alt.Chart(points)
     tooltip = ["model", "batch_size", "n", alt.Tooltip("achieved_flop_per_s", format=".4s"),
@@ -80,6 +79,10 @@ def _roofline_panel(
         layers += _path_labels(points, x_domain, y_domain, width, height, x, y)
     chart = alt.layer(*layers).properties(width=width, height=height, title=alt.Title(title, fontSize=12))
     return chart.add_params(pick)
+
+
+def _parameter_name(title: str) -> str:
+    return "pick_" + re.sub(r"\W+", "_", title)
 
 
 def _path_labels(points: pd.DataFrame, x_domain, y_domain, width: int, height: int, x: alt.X, y: alt.Y) -> list:

@@ -239,7 +239,7 @@ def _roof_sentences(cases: pd.DataFrame, measured: Measured) -> dict[str, Text]:
         return (
             f"{text}; the kernel reaches {report.percent(share)} of the peak of "
             f"{report.flop_rate(row['peak_flop_per_s'])} that follows from the datasheet of the {one.chip}"
-            f"{_clock_note(one)}."
+            f"{_peak_note(one, row)}."
         )
 
     def path(one: Series) -> str:
@@ -292,8 +292,12 @@ def _roof_sentences(cases: pd.DataFrame, measured: Measured) -> dict[str, Text]:
     }
 
 
-def _clock_note(one: Series) -> str:
-    return "" if one.is_accelerator else ", for the cores of this machine at the clock that they were seen to run at"
+def _peak_note(one: Series, row: pd.Series) -> str:
+    if one.is_accelerator:
+        return ""
+    hidden = " (the system hides the processor's own name; that chip has its family and model number)"
+    note = ", for the cores of this machine at the clock that they were seen to run at"
+    return f"{hidden if row['is_hidden'] else ''}{note}"
 
 
 def _utilisation_sentences(shown: pd.DataFrame, measured: Measured, batches: Sequence[int]) -> dict[str, Text]:
@@ -404,7 +408,21 @@ def _cause_sentences(causes: pd.DataFrame, measured: Measured, batches: Sequence
             else "No instrumented pass was measured, so that loss is one part."
         ),
         "dispatch": _dispatch_sentence(largest, measured),
+        "causes_takeaway": _per_series(measured.series, lambda one: _takeaway(causes, one)),
     }
+
+
+def _takeaway(causes: pd.DataFrame, one: Series) -> str:
+    """How the explained share differs between the smallest and the largest batch shown."""
+    own = causes[(causes["series"] == one.label) & causes["cause"].isin([COMPUTE, MEMORY])]
+    if own.empty:
+        return ""
+    explained = own.groupby(["batch_size", "model"])["share"].sum().groupby("batch_size").median()
+    parts = [f"{report.percent(share)} at batch {batch}" for batch, share in explained.items()]
+    return (
+        f"{_at(one)} in {one.precision}, the roofline of the operations explains, in the median network, "
+        f"{report.listing(parts)} of the time; the rest is the software's to win."
+    )
 
 
 def _dispatch_sentence(largest: pd.DataFrame, measured: Measured) -> Text:
