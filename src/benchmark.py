@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,38 @@ class Sweep:
     case_budget_s: float
     patience_s: float | None
     target: float
+    again: str | None
     log: Callable[[str], None]
     progress: Progress
     make_worker: Callable[[], Any]
     began: float = field(default_factory=time.monotonic)
     worker: Any = None
+    outcomes: dict[Case, dict] = field(default_factory=dict)
+    attempts: dict[Case, int] = field(default_factory=dict)
+    totals: dict[Case, list[float]] = field(default_factory=dict)
+    next_index: dict[Case, int] = field(default_factory=dict)
     seconds_per_input: dict[tuple, float] = field(default_factory=dict)
+    follower: store.Follower = field(init=False)
+
+    def __post_init__(self):
+        self.follower = store.Follower(self.folder / "samples.jsonl", schema.SAMPLES)
+
+    def read_samples(self) -> None:
+        """Take in what the workers wrote since the last call: each case's kept totals in s, and its next index."""
+        grown: dict[Case, dict[int, float]] = {}
+        for row in self.follower.rows():
+            if row["environment"] != self.identifier:
+                continue
+            case = schema.case_of(row)
+            if (row["attempt"] or 1) != self.attempts.get(case, 1):
+                continue
+            self.next_index[case] = max(self.next_index.get(case, 0), row["index"] + 1)
+            if not row["is_warmup"]:
+                samples = grown.setdefault(case, {})
+                samples[row["index"]] = samples.get(row["index"], 0.0) + row["latency_s"]
+        for case, samples in grown.items():
+            self.totals.setdefault(case, []).extend(samples.values())
+            self.seconds_per_input[_series(case)] = float(np.median(self.totals[case])) / case.batch_size
 
     def left_s(self) -> float:
         """Seconds of the budget that are left."""
@@ -139,6 +165,7 @@ def sweep(
     case_budget_s: float = command.CASE_BUDGET_S,
     patience_s: float | None = None,
     target: float = timing.TARGET,
+    again: str | None = None,
     environment: Mapping[str, object] | None = None,
     log: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
@@ -146,15 +173,17 @@ def sweep(
 ) -> dict[Case, dict]:
     """Measure cases into a folder whose lock the caller holds; returns the last outcome of each case that has one.
 
-    Cases that earlier runs finished are not measured again. First every case gets up to ``case_budget_s`` seconds, or
-    an even share of what is left of ``budget_s`` if that is less; a slow one gets ``patience_s`` to reach the minimum
-    number of samples (by default six times its budget, and a minute at least). Time that remains then goes, a case at
-    a time, to the one whose interval a second narrows most. Raises `store.StoreError` if the folder can't be written.
+    Cases that earlier runs finished are not measured again, but for those that ``again`` (`command.AGAIN`) names: they
+    are measured anew, and their older samples no longer count. First every case gets up to ``case_budget_s`` seconds,
+    or an even share of what is left of ``budget_s`` if that is less; a slow one gets ``patience_s`` to reach the
+    minimum number of samples (by default six times its budget, and a minute at least). Time that remains then goes, a
+    case at a time, to the one whose interval a second narrows most. Raises `store.StoreError` if the folder can't be
+    written.
     """
     described = dict(environment or machine.describe("cuda" if device == "cuda" else None))
     run = Sweep(
         folder, described, store.add_environment(folder, described), device, budget_s, case_budget_s,
-        patience_s, target, log,
+        patience_s, target, again, log,
         progress or Progress(log), make_worker or (lambda: Worker(device, int(described["threads"]))),
     )  # fmt: skip
     try:
@@ -169,30 +198,41 @@ def _sweep(run: Sweep, cases: list[Case]) -> dict[Case, dict]:
     known = store.progress(run.folder, run.identifier)
     for fault in known.faults:
         run.log(f"left out: {fault}")
-    outcomes = {case: known.outcomes[case] for case in cases if case in known.outcomes}
-    totals = {case: _totals(known.samples.get(case, [])) for case in cases}
-    for case in cases:
-        _learn(run, case, totals[case])
-    pending = [case for case in cases if outcomes.get(case, {}).get("status") not in FINISHED]
-    first = [case for case in pending if case not in outcomes or outcomes[case]["status"] == "over_budget"]
-    if not pending:
-        return outcomes
-    run.progress.start(len(first))
-    _reference(run, "start")
-    middle = len(first) // 2
-    for position, case in enumerate(first):
-        if position == middle and position > 0:
+    run.outcomes = dict(known.outcomes)
+    anew = {case for case in cases if is_wanted_again(run.outcomes.get(case), run.again)}
+    run.attempts = {case: (row.get("attempt") or 1) + (case in anew) for case, row in run.outcomes.items()}
+    run.read_samples()
+    statuses = {case: run.outcomes[case]["status"] if case in run.outcomes else None for case in cases}
+    statuses |= dict.fromkeys(anew)
+    first = [case for case, status in statuses.items() if status in (None, "over_budget")]
+    if first or not FINISHED.issuperset(statuses.values()):
+        run.progress.start(len(first))
+        _reference(run, "start")
+        if _first_pass(run, first):
+            _deepen(run, cases)
+        _reference(run, "end")
+    return {case: run.outcomes[case] for case in cases if case in run.outcomes}
+
+
+def is_wanted_again(outcome: Mapping[str, Any] | None, again: str | None) -> bool:
+    """Whether a case that was measured is to be measured anew, as `AGAIN` says."""
+    if outcome is None or again is None:
+        return False
+    return {"busy": bool(outcome["is_busy"]), "noisy": outcome["status"] in ("noisy", "too_few"), "all": True}[again]
+
+
+def _first_pass(run: Sweep, cases: Sequence[Case]) -> bool:
+    """Measure each case once; False if time ran out before the last."""
+    for position, case in enumerate(cases):
+        if position == len(cases) // 2 and position > 0:
             _reference(run, "middle")
         if run.left_s() <= 1.0:
-            run.log(f"time is up: {len(first) - position} cases left for another run")
-            break
-        share = max(2.0, 1.5 * run.left_s() / (len(first) - position))
-        budget_s = min(run.case_budget_s, share)
-        outcomes[case] = _measure_case(run, case, budget_s, _patience(run, budget_s), totals)
-    else:
-        _deepen(run, cases, outcomes, totals)
-    _reference(run, "end")
-    return outcomes
+            run.log(f"time is up: {len(cases) - position} cases left for another run")
+            return False
+        share_s = max(2.0, 1.5 * run.left_s() / (len(cases) - position))
+        budget_s = min(run.case_budget_s, share_s)
+        _measure_case(run, case, budget_s, _patience(run, budget_s))
+    return True
 
 
 def _patience(run: Sweep, budget_s: float) -> float:
@@ -200,43 +240,34 @@ def _patience(run: Sweep, budget_s: float) -> float:
     return min(wanted_s, max(run.left_s(), budget_s))
 
 
-def _totals(rows: Iterable[Mapping[str, Any]]) -> list[float]:
-    """Seconds of each kept sample, its phases together."""
-    found: dict[int, float] = {}
-    for row in rows:
-        if not row["is_warmup"]:
-            found[row["index"]] = found.get(row["index"], 0.0) + row["latency_s"]
-    return list(found.values())
-
-
-def _learn(run: Sweep, case: Case, totals: Sequence[float]) -> None:
-    if totals:
-        key = (case.model, case.sweep, case.precision, case.memory_format, case.compile_mode)
-        run.seconds_per_input[key] = float(np.median(totals)) / case.batch_size
+def _series(case: Case) -> tuple:
+    """What cases that differ in their batch size alone have in common."""
+    return case.model, case.sweep, case.device, case.precision, case.memory_format, case.compile_mode
 
 
 def predicted_s(run: Sweep, case: Case) -> float | None:
     """Seconds that one call will take, from another batch size of the same network; None if there is none yet."""
-    key = (case.model, case.sweep, case.precision, case.memory_format, case.compile_mode)
-    per_input = run.seconds_per_input.get(key)
+    per_input = run.seconds_per_input.get(_series(case))
     return None if per_input is None else per_input * case.batch_size
 
 
-def _deepen(run: Sweep, cases: Sequence[Case], outcomes: dict[Case, dict], totals: dict[Case, list[float]]) -> None:
+def _deepen(run: Sweep, cases: Sequence[Case]) -> None:
     """Spend what is left of a limited budget where a second narrows an interval most."""
     tried: dict[Case, int] = {}
-    while run.left_s() > 5.0 and run.budget_s < math.inf:
-        open_ = [case for case in cases if outcomes[case]["status"] in ("noisy", "too_few") and tried.get(case, 0) < 3]
-        gains = {case: narrowing_per_s(totals[case], run.target) for case in open_}
-        affordable = [case for case in open_ if 3 * float(np.median(totals[case])) < run.left_s()]
+    while 5.0 < run.left_s() < math.inf:
+        open_ = [
+            case
+            for case in cases
+            if run.outcomes[case]["status"] in ("noisy", "too_few") and run.totals.get(case) and tried.get(case, 0) < 3
+        ]
+        affordable = [case for case in open_ if 3 * float(np.median(run.totals[case])) < run.left_s()]
         if not affordable:
             return
-        case = max(affordable, key=gains.__getitem__)
+        case = max(affordable, key=lambda case: narrowing_per_s(run.totals[case], run.target))
         tried[case] = tried.get(case, 0) + 1
-        median = float(np.median(totals[case]))
-        budget_s = min(max(run.case_budget_s, 8 * median), run.left_s())
+        budget_s = min(max(run.case_budget_s, 8 * float(np.median(run.totals[case]))), run.left_s())
         run.progress.extend()
-        outcomes[case] = _measure_case(run, case, budget_s, budget_s, totals)
+        _measure_case(run, case, budget_s, budget_s)
 
 
 RESTART_S = 3.0
@@ -250,8 +281,8 @@ def narrowing_per_s(totals: Sequence[float], target: float) -> float:
     """
     n, median = len(totals), float(np.median(totals))
     width = timing.relative_half_width(totals)
-    if not math.isfinite(width):
-        width = 1.0
+    if n < timing.MINIMUM_SAMPLES:
+        width = 1.0  # so few say nothing about their spread
     if width <= target and n >= timing.MINIMUM_SAMPLES:
         return 0.0
     needed = max(math.ceil(n * (width / target) ** 2), timing.MINIMUM_SAMPLES)
@@ -260,61 +291,94 @@ def narrowing_per_s(totals: Sequence[float], target: float) -> float:
     return (width - max(narrower, target)) / (RESTART_S + (more + 2) * median)
 
 
-def _measure_case(run: Sweep, case: Case, budget_s: float, patience_s: float, totals: dict[Case, list[float]]) -> dict:
-    """Measure one case and write its outcome; returns the row."""
+def _measure_case(run: Sweep, case: Case, budget_s: float, patience_s: float) -> None:
+    """Measure one case and write its outcome."""
     run.progress.show(case, run.left_s())
     began, started_at = time.monotonic(), time.time()
     base = {"environment": run.identifier, **asdict(case), "started_at": started_at}
     expected = predicted_s(run, case)
-    if expected is not None and 2 * expected > run.left_s():
-        outcome = {
-            "status": "over_budget",
-            "message": f"one call takes about {expected:.3g} s; {run.left_s():.0f} s left",
-        }
+    if lacking := lacking_memory(case, run.outcomes, run.device):
+        outcome = {"status": "out_of_memory", "message": lacking}
+    elif expected is not None and 2 * expected > run.left_s():
+        if case in run.outcomes:
+            return  # what an earlier run found holds
+        message = f"one call takes about {expected:.3g} s; {run.left_s():.0f} s left"
+        outcome = {"status": "over_budget", "message": message}
     else:
         plan = timing.Plan(budget_s=budget_s, patience_s=patience_s, target=run.target)
-        outcome = _supervise(run, case, plan, totals)
+        outcome = _supervise(run, case, plan)
+    attempt = run.attempts.get(case, 1)
+    base["attempt"] = attempt if attempt > 1 else None
     row = base | {"is_busy": False} | outcome | {"elapsed_s": time.monotonic() - began}
     with store.appender(run.folder, "outcomes.jsonl") as out:
         out.append(row)
-    run.progress.done(case, row, totals.get(case, []))
-    return row
+    run.outcomes[case] = row
+    run.progress.done(case, row, run.totals.get(case, []))
 
 
-def _supervise(run: Sweep, case: Case, plan: timing.Plan, totals: dict[Case, list[float]]) -> dict:
+def lacking_memory(case: Case, outcomes: Mapping[Case, Mapping[str, Any]], device: str) -> str | None:
+    """Why a CPU case is not worth trying: a smaller batch of it already needed so much that this one can't fit.
+
+    What a batch adds to the network's own memory is taken to grow with the batch size, which is exact for activations
+    and too low for inputs. Computing for minutes up to the allocation that fails would tell no more. None if it may
+    fit, or if no smaller batch was measured; accelerators refuse an allocation at once, so there every case is tried.
+    """
+    available = machine.available_memory_byte()
+    smaller = [
+        (other.batch_size, row)
+        for other, row in outcomes.items()
+        if replace(other, batch_size=case.batch_size) == case and other.batch_size < case.batch_size
+        and row.get("peak_memory_byte") and row.get("model_memory_byte")
+    ]  # fmt: skip
+    if device != "cpu" or available is None or not smaller:
+        return None
+    batch_size, row = max(smaller, key=lambda pair: pair[0])
+    own = row["model_memory_byte"]
+    needed = own + (row["peak_memory_byte"] - own) * case.batch_size / batch_size
+    if needed <= available:
+        return None
+    return f"not tried: going by batch {batch_size}, it needs {needed / 1e9:.1f} GB; {available / 1e9:.1f} GB are free"
+
+
+def _supervise(run: Sweep, case: Case, plan: timing.Plan) -> dict:
+    """Have a worker time one case; returns the columns of its outcome, whatever became of the worker."""
     if run.worker is None:
         run.worker = run.make_worker()
-    known = store.progress(run.folder, run.identifier).samples.get(case, [])
-    first_index = 1 + max((row["index"] for row in known), default=-1)
-    task = Task(case, plan, str(run.folder), run.identifier, tuple(_totals(known)), first_index)
+    previous = tuple(run.totals.get(case, ()))
+    first_index, attempt = run.next_index.get(case, 0), run.attempts.get(case, 1)
+    task = Task(case, plan, str(run.folder), run.identifier, previous, first_index, attempt)
     states: list[dict] = []
     watch = (lambda: states.append(machine.accelerator_state())) if run.device == "cuda" else run.progress.tick
+    limit_s = min(max(plan.budget_s, plan.patience_s or 0.0) * 1.5, run.left_s()) + 30.0
     before = machine.usage([run.worker.pid])
-    limit_s = max(plan.budget_s, plan.patience_s or 0.0) * 1.5 + 30.0
     try:
         outcome = run.worker.run(task, limit_s, watch)
+        seen = machine.busyness(before, machine.usage([run.worker.pid]))
         if isinstance(outcome, Exception):
             outcome = {"status": "failed", "message": str(outcome)}
-    except TimeoutError:
-        outcome = {"status": "over_budget", "message": f"ended after {limit_s:.0f} s"}
-    except WorkerEnded as ended:
-        status, message = ended.outcome()
-        outcome = {"status": status, "message": message}
-    seen = machine.busyness(before, machine.usage([run.worker.pid]))
+    except (TimeoutError, WorkerEnded) as ended:
+        # What a process used is unknown once it is gone, so others' share of the machine is too.
+        outcome, seen = _cut_short(ended, limit_s), machine.Busyness(None, None)
     if run.device == "cpu" or outcome["status"] in ("over_budget", "out_of_memory", "failed"):
         run.worker.close()
         run.worker = None
-    totals[case] = _totals(store.progress(run.folder, run.identifier).samples.get(case, []))
-    _learn(run, case, totals[case])
-    if outcome["status"] == "over_budget" and totals[case]:
+    run.read_samples()
+    if outcome["status"] == "over_budget" and run.totals.get(case):
         # Cut off while sampling: what was sampled counts.
-        sampled = timing.summarise((), totals[case], plan, "budget", 0.0)
+        sampled = timing.summarise((), run.totals[case], plan, "budget", 0.0)
         outcome = {"status": sampled.status, "stop_reason": sampled.stop_reason, "message": outcome["message"]}
-    cores = int(run.environment["logical_cores"])
-    state = {"steal_share": seen.steal_share, "other_load": seen.other_load, "is_busy": seen.is_busy(cores)}
-    if run.device == "cpu":
-        state["clock_hz"] = machine.clock_seen_hz()
-    return outcome | state | _mean_state(states)
+    busy = seen.is_busy(int(run.environment["logical_cores"]))
+    state = {"steal_share": seen.steal_share, "other_load": seen.other_load, "is_busy": busy}
+    clock = {"clock_hz": machine.clock_seen_hz()} if run.device == "cpu" else {}
+    return outcome | state | clock | _mean_state(states)
+
+
+def _cut_short(ended: Exception, limit_s: float) -> dict:
+    """The outcome of a case whose worker did not answer."""
+    if isinstance(ended, WorkerEnded):
+        status, message = ended.outcome()
+        return {"status": status, "message": message}
+    return {"status": "over_budget", "message": f"ended after {limit_s:.0f} s"}
 
 
 def _mean_state(states: Sequence[Mapping[str, Any]]) -> dict[str, object]:
@@ -346,8 +410,8 @@ def _reference(run: Sweep, position: str) -> None:
         return
     with store.appender(run.folder, "drift.jsonl") as out:
         for index, (started_at, latency_s) in enumerate(timed):
-            out.append({"environment": run.identifier, "device": run.device, "position": position, "kernel": workers.REFERENCE,
-                        "index": index, "latency_s": latency_s, "started_at": started_at,
+            out.append({"environment": run.identifier, "device": run.device, "position": position,
+                        "kernel": workers.REFERENCE, "index": index, "latency_s": latency_s, "started_at": started_at,
                         "steal_share": seen.steal_share, "other_load": seen.other_load})  # fmt: skip
     median = float(np.median([latency_s for _, latency_s in timed]))
     first = run.seconds_per_input.setdefault(("reference",), median)
@@ -358,7 +422,7 @@ def _reference(run: Sweep, position: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Time networks: every raw sample goes to data/machines/NAME/."""
     parser = argparse.ArgumentParser(prog="python -m src.benchmark", description=main.__doc__)
-    parser.add_argument("sweep", choices=schema.SWEEPS)
+    parser.add_argument("sweep", choices=("inference", "training"))
     add_common_arguments(parser)
     add_case_arguments(parser)
     options = parser.parse_args(arguments)
@@ -366,7 +430,8 @@ def main(arguments: list[str] | None = None) -> int:
         cases = chosen_cases(options, options.sweep, run.device)
         outcomes = sweep(
             run.folder, cases, run.device, budget_s=options.budget, case_budget_s=options.case_budget,
-            patience_s=options.patience, target=options.target, environment=run.environment, log=run.log,
+            patience_s=options.patience, target=options.target, again=options.again, environment=run.environment,
+            log=run.log,
         )  # fmt: skip
     print(summary(cases, outcomes))
     return 0

@@ -20,6 +20,9 @@ from src import machine, schema, store, timing
 from src.schema import Case
 
 CASE_BUDGET_S = 20.0
+AGAIN = ("busy", "noisy", "all")
+"""Which measured cases a run takes up anew: those whose machine was busy, those with an interval wider than the target
+or too few samples, or every one."""
 
 
 class Progress:
@@ -122,6 +125,7 @@ def add_case_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory-format", nargs="+", choices=schema.MEMORY_FORMATS)
     parser.add_argument("--compile-mode", nargs="+", choices=schema.COMPILE_MODES)
     parser.add_argument("--case-budget", type=duration_s, default=CASE_BUDGET_S, help="time for one case; default: 20s")
+    parser.add_argument("--again", choices=AGAIN, help="measure cases anew: on a busy machine, noisy, or all")
     parser.add_argument(
         "--patience", type=duration_s, help="time for a slow case to reach five samples; default: six times its budget"
     )

@@ -334,7 +334,8 @@ CHIP_LEVEL = (
 
 # What is measured on one machine: JSON Lines under data/machines/NAME/, written and read by `src.store`.
 
-SWEEPS = ("inference", "training")
+SWEEPS = ("inference", "training", "breakdown")
+"""Kinds of case. "breakdown" times each operation of a training step beside the step as a whole."""
 STOP_REASONS = ("interval", "budget", "maximum")
 """Why sampling stopped: the interval is within its target, the time is spent, or enough samples are kept."""
 
@@ -358,6 +359,8 @@ _STEAL = _column(
 )
 _LOAD = _column("other_load", float, doc="processors kept busy by other processes", optional=True, low=0, high=1e6)
 
+_ATTEMPT = _column("attempt", int, optional=True, low=1, high=1e6, doc="the last holds; absent in the first")
+
 SAMPLES = Table(
     "samples",
     (
@@ -370,10 +373,12 @@ SAMPLES = Table(
         _column("iterations", int, doc="calls timed together", low=1, high=1e9),
         _column("host_latency_s", float, "s", "until the host had queued the call", optional=True, low=0, high=1e6),
         _STARTED_AT,
+        _ATTEMPT,
     ),
-    key=("environment", *CASE_COLUMNS, "phase", "index"),
+    key=("environment", *CASE_COLUMNS, "attempt", "phase", "index"),
 )
-"""Raw timings of networks: one sample of one phase a row."""
+"""Raw timings of networks: one sample of one phase a row. A case that is measured anew keeps its older rows, under
+their own attempt."""
 
 OUTCOMES = Table(
     "outcomes",
@@ -404,10 +409,36 @@ OUTCOMES = Table(
         _column("is_throttled", bool, optional=True, doc="the accelerator reported that it lowered its clock"),
         _STARTED_AT,
         _column("elapsed_s", float, "s", "whole time spent on the case", low=0, high=1e7),
+        _ATTEMPT,
     ),
     key=("environment", *CASE_COLUMNS),
 )
 """How each case ended. A case may be taken up again with more time: its last row holds."""
+
+BREAKDOWN_PARTS = ("operations", "whole", "instrumented")
+BREAKDOWN = Table(
+    "breakdown",
+    (
+        _ENVIRONMENT,
+        *_CASE,
+        _column("phase", allowed=("forward", "backward")),
+        _column("index", int, doc="order of the repeats within the case, warm-ups included", low=0, high=1e9),
+        _column("is_warmup", bool),
+        _column(
+            "part",
+            allowed=BREAKDOWN_PARTS,
+            doc="operations of one name and layer type, the whole pass, or the whole pass while each is timed",
+        ),
+        _column("layer_type", optional=True, allowed=LAYER_TYPES),
+        _column("operation", optional=True, doc="as torch names it"),
+        _column("count", int, doc="operations, or passes, that the time holds", low=1, high=1e7),
+        _LATENCY,
+        _STARTED_AT,
+    ),
+    key=("environment", *CASE_COLUMNS, "phase", "index", "part", "layer_type", "operation"),
+)
+"""Raw timings of operations in training: per repeat the sums by layer type and operation, and the same pass timed as
+a whole, once undisturbed and once while its operations were timed."""
 
 CEILING_KINDS = ("compute", "read", "update", "copy", "triad", "overhead")
 CEILINGS = Table(
@@ -454,6 +485,28 @@ DRIFT = Table(
     ),
 )
 """A reference timed at the start, middle and end of each run, to tell whether the machine itself changed."""
+
+COMPARISONS = ("bandwidth", "operation", "timer", "overhead")
+TRUST = Table(
+    "trust",
+    (
+        _ENVIRONMENT,
+        _column("comparison", allowed=COMPARISONS, doc="memory bandwidth against C STREAM, rates of the networks' own "
+                "products against the ceiling, medians against torch.utils.benchmark, cost of the loop itself"),
+        _column("subject", doc="what was used: a kernel, or a way of timing"),
+        _column("case", doc="what it was used on"),
+        _column("round", int, doc="subjects take turns within a round", low=0, high=1e6),
+        _column("index", int, doc="order within the subject's turn", low=0, high=1e9),
+        _LATENCY,
+        _column("flop", float, "FLOP", "per call", optional=True, low=0, high=1e18),
+        _column("bytes_moved", float, "byte", "per call, as STREAM counts", optional=True, low=0, high=1e15),
+        _column("relative_half_width", float, doc="of the median's interval", optional=True, low=0, high=1e6),
+        _column("elapsed_s", float, "s", "whole time that the subject took for it", optional=True, low=0, high=1e6),
+        _STARTED_AT,
+    ),
+    key=("environment", "comparison", "subject", "case", "round", "index"),
+)
+"""This book's way of measuring against others: raw timings, except for ``timer``, whose rows are medians."""
 
 IDENTITY = (
     _column("machine", doc="short name, of the folder"),

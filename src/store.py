@@ -35,6 +35,8 @@ FILES = {
     "outcomes.jsonl": schema.OUTCOMES,
     "ceilings.jsonl": schema.CEILINGS,
     "drift.jsonl": schema.DRIFT,
+    "trust.jsonl": schema.TRUST,
+    "breakdown.jsonl": schema.BREAKDOWN,
 }
 LOCK_FILE = ".lock"
 SYNC_INTERVAL_S = 5.0
@@ -292,12 +294,45 @@ def progress(folder: Path, environment: str) -> Progress:
     """What earlier runs left in a folder for an environment, so that a run can carry on where they stopped."""
     outcomes, outcome_faults = read_rows(folder / "outcomes.jsonl", schema.OUTCOMES)
     samples, sample_faults = read_rows(folder / "samples.jsonl", schema.SAMPLES)
+    last = {schema.case_of(row): row for row in outcomes if row["environment"] == environment}
     by_case: dict[Case, list[dict]] = {}
-    for row in samples:
+    for row in current(samples, last):
         if row["environment"] == environment:
             by_case.setdefault(schema.case_of(row), []).append(row)
-    last = {schema.case_of(row): row for row in outcomes if row["environment"] == environment}
     return Progress(last, by_case, tuple(outcome_faults + sample_faults))
+
+
+def current(samples: Iterable[dict], outcomes: Mapping[Case, Mapping[str, object]]) -> Iterator[dict]:
+    """The samples that belong to the attempt of their case's last outcome; those of earlier attempts are history."""
+    for row in samples:
+        outcome = outcomes.get(schema.case_of(row), {})
+        if (row["attempt"] or 1) == (outcome.get("attempt") or 1):
+            yield row
+
+
+class Follower:
+    """Reads the rows that are appended to a file, each once: `rows` returns those that are new since the last call."""
+
+    def __init__(self, path: Path, table: Table):
+        self.path, self.table, self._offset = path, table, 0
+
+    def rows(self) -> list[dict]:
+        """The new rows; lines that can't be used, or are not whole yet, are left out."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        found = []
+        for line in whole.splitlines():
+            try:
+                found.append(parse_row(line, self.table))
+            except RowError:
+                continue
+        return found
 
 
 def merge(source: Path, target: Path) -> dict[str, int]:
@@ -347,6 +382,8 @@ class Measured:
     outcomes: pd.DataFrame
     ceilings: pd.DataFrame
     drift: pd.DataFrame
+    trust: pd.DataFrame
+    breakdown: pd.DataFrame
     others: tuple[str, ...]
     faults: tuple[Fault, ...]
 
@@ -397,18 +434,21 @@ def _load(folder: Path, environment: str | None, stamp: tuple) -> Measured:
             stacklevel=3,
         )
     outcomes = {schema.case_of(row): row for row in found["outcomes.jsonl"][0] if row["environment"] == chosen}
+    chosen_samples = (row for row in found["samples.jsonl"][0] if row["environment"] == chosen)
     frames = {
         file: _frame((row for row in found[file][0] if row["environment"] == chosen), FILES[file])
-        for file in ("samples.jsonl", "ceilings.jsonl", "drift.jsonl")
+        for file in ("ceilings.jsonl", "drift.jsonl", "trust.jsonl", "breakdown.jsonl")
     }
     return Measured(
         name=folder.name,
         folder=folder,
         environment=known[chosen],
-        samples=frames["samples.jsonl"],
+        samples=_frame(current(chosen_samples, outcomes), schema.SAMPLES),
         outcomes=_frame(outcomes.values(), schema.OUTCOMES),
         ceilings=frames["ceilings.jsonl"],
         drift=frames["drift.jsonl"],
+        trust=frames["trust.jsonl"],
+        breakdown=frames["breakdown.jsonl"],
         others=others,
         faults=faults,
     )
@@ -458,6 +498,16 @@ def ceilings(machine: str, root: Path | None = None, environment: str | None = N
 def drift(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
     """The reference timed at the start, middle and end of each run, `schema.DRIFT`."""
     return load(machine, root, environment).drift.copy()
+
+
+def trust(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
+    """Comparisons with other ways of measuring, `schema.TRUST`; empty where they were not run."""
+    return load(machine, root, environment).trust.copy()
+
+
+def breakdown(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
+    """Raw timings of operations in training, `schema.BREAKDOWN`; warm-ups included and marked."""
+    return load(machine, root, environment).breakdown.copy()
 
 
 def environment(machine: str, root: Path | None = None, environment: str | None = None) -> dict:

@@ -12,9 +12,9 @@ import gc
 import sys
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -71,13 +71,20 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What one run recorded. ``read_byte`` gives, per parameter that was read, its bytes (at most its size)."""
+    """What one run recorded. ``read_byte`` gives, per parameter that was read, its bytes (at most its size).
+
+    ``calls`` has every operation that ran, views included: its overload's name and its index in ``operations``, None
+    for one that is not recorded. ``held_byte`` gives per phase what was alive at that phase's peak, in byte, by the
+    phase and layer type of the operation that wrote it; each phase's values add up to its peak.
+    """
 
     operations: tuple[Operation, ...]
     peak_live_byte: int
     read_byte: dict[str, int]
     input_byte: int
     output_byte: int
+    calls: tuple[tuple[str, int | None], ...] = ()
+    held_byte: dict[str, dict[tuple[str, str], int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +96,81 @@ class _Kernel:
     mutated: frozenset[int | str]
     write_only: bool
     functional: bool
+    shortcut: Callable[[tuple], object] | None
 
 
 _WRITE_ONLY = {"copy_", "fill_", "zero_", "bernoulli_", "uniform_", "normal_", "random_"}
 """In-place operations that overwrite their target without reading it."""
+
+SHORTCUTS_ARE_USED = True
+"""False makes torch derive every result; a test compares the two."""
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.float32, torch.float64) and tensor.is_contiguous()
+
+
+def _is_row_major(tensor: Tensor) -> bool:
+    """Whether the strides fall from the first dimension to the last, with or without gaps."""
+    last = None
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        if size != 1:
+            if stride == 0 or (last is not None and stride > last):
+                return False
+            last = stride
+    return True
+
+
+def _elementwise(args: tuple) -> Tensor | None:
+    """The result of element-wise work on floats of one shape: a contiguous tensor like the arguments."""
+    first = args[0]
+    for value in args:
+        if isinstance(value, Tensor):
+            alike = value.dtype == first.dtype and value.shape == first.shape and value.dim() > 0
+            if not (alike and value.is_floating_point() and _is_row_major(value)):
+                return None
+        elif isinstance(value, complex):
+            return None
+    return torch.empty(first.shape, dtype=first.dtype, device=_META)
+
+
+def _in_place(args: tuple) -> Tensor | None:
+    """The target of element-wise work on floats of one shape, in place."""
+    return None if _elementwise(args) is None else args[0]
+
+
+def _batch_norm(args: tuple) -> tuple | None:
+    x, training = args[0], args[5]
+    if not _is_plain(x) or any(value is not None and value.dtype != x.dtype for value in args[1:5]):
+        return None
+    size = (x.shape[1],)
+    if training and x.numel() == x.shape[1]:
+        return None  # one value per channel has no variance, which torch has to say itself
+    return torch.empty_like(x), *(torch.empty(size, dtype=x.dtype, device=_META) for _ in range(2))
+
+
+def _batch_norm_backward(args: tuple) -> tuple | None:
+    gradient, x, weight, mask = args[0], args[1], args[2], args[9]
+    if not (_is_plain(gradient) and _is_plain(x)) or weight is None or weight.dtype != x.dtype or not all(mask):
+        return None
+    return torch.empty_like(x), *(torch.empty((x.shape[1],), dtype=x.dtype, device=_META) for _ in range(2))
+
+
+_SHORTCUTS: dict[str, Callable[[tuple], object]] = {
+    "aten.native_batch_norm.default": _batch_norm,
+    "aten.native_batch_norm_backward.default": _batch_norm_backward,
+    "aten.add_.Tensor": _in_place,
+    "aten.mul_.Tensor": _in_place,
+} | dict.fromkeys(
+    (
+        "aten.add.Tensor", "aten.mul.Tensor", "aten.sigmoid.default", "aten.sigmoid_backward.default",
+        "aten.silu_backward.default", "aten.threshold_backward.default", "aten.hardswish_backward.default",
+        "aten.hardsigmoid_backward.default", "aten.hardtanh_backward.default", "aten.gelu.default",
+        "aten.gelu_backward.default",
+    ),
+    _elementwise,
+)  # fmt: skip
+"""Operations whose results' layout takes torch long to derive and little to know: the commonest of all networks."""
 
 _kernels: dict[object, _Kernel] = {}
 
@@ -112,7 +190,8 @@ def _kernel(func) -> _Kernel:
         write_only = name in _WRITE_ONLY or any(a.is_out for a in func._schema.arguments)
         values = (*func._schema.arguments, *func._schema.returns)
         functional = all(value.alias_info is None for value in values)
-        known = _Kernel(str(packet), formulas.find(packet, name), mutated, write_only, functional)
+        shortcut = _SHORTCUTS.get(str(func))
+        known = _Kernel(str(packet), formulas.find(packet, name), mutated, write_only, functional, shortcut)
         _kernels[func] = known
     return known
 
@@ -198,6 +277,9 @@ _FREE = {
 
 _NO_FORMULA = formulas.Formula("other")
 
+_UNWRITTEN = ("reserved", "other")
+"""Writer of storage that was reserved and that nothing has written yet."""
+
 
 class _Recorder(TorchDispatchMode):
     """Runs each operation and records it."""
@@ -205,6 +287,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, network: nn.Module, inputs: Iterable[Tensor], phase: str):
         super().__init__()
         self.phase = phase
+        self.is_meta = all(tensor.is_meta for tensor in inputs)
         self.operations: list[Operation] = []
         self.peak = 0
         self.read_byte: dict[str, int] = {}
@@ -216,6 +299,10 @@ class _Recorder(TorchDispatchMode):
         self._layouts: dict[tuple, object] = {}
         self._live = 0
         self._storages: dict[int, weakref.ref] = {}
+        self.calls: list[tuple[str, int | None]] = []
+        self.held_byte: dict[str, dict[tuple[str, str], int]] = {}
+        self._held: dict[tuple[str, str], int] = {}
+        self._writers: dict[int, tuple[str, str]] = {}
         self._owners: dict[int, tuple[str, str]] = {}
         self._sorted_owners: list[int] = []
         self._parameters: dict[int, str] = {}
@@ -244,10 +331,11 @@ class _Recorder(TorchDispatchMode):
         """Begin another phase; forward operations are from then on looked up by their nodes."""
         self.phase = phase
         self._sorted_owners = sorted(self._owners)
+        self._note_peak()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kernel = _kernel(func)
-        if kwargs and kwargs.get("device") is not None:
+        if self.is_meta and kwargs and kwargs.get("device") is not None:
             # Tensors that forward() makes follow the network to the meta device, whatever device it asks for.
             kwargs["device"] = _META
         try:
@@ -256,7 +344,9 @@ class _Recorder(TorchDispatchMode):
             if self.failure is None:
                 self.failure = (kernel.name, self._stack[-1])
             raise
+        before = len(self.operations)
         self._record(kernel, args, kwargs, out)
+        self.calls.append((str(func), before if len(self.operations) > before else None))
         return out
 
     def _run(self, func, kernel: _Kernel, args: tuple, kwargs: dict) -> object:
@@ -264,6 +354,12 @@ class _Recorder(TorchDispatchMode):
 
         torch derives the shapes of many results in Python, which takes a hundred times as long as making the tensors.
         """
+        if not self.is_meta:
+            return func(*args, **kwargs)
+        if kernel.shortcut is not None and SHORTCUTS_ARE_USED:
+            made = kernel.shortcut(args)
+            if made is not None:
+                return made
         if not kernel.functional:
             out = func(*args, **kwargs)
             return out.to(_META) if isinstance(out, Tensor) and out.device.type == "cpu" else out
@@ -295,6 +391,7 @@ class _Recorder(TorchDispatchMode):
         module, layer_type = self._place(kernel, args)
         formula = kernel.formula or _NO_FORMULA
         shown = results or [tensor for mutated, tensor in given if mutated]
+        self._claim(shown, layer_type)
         self.operations.append(
             Operation(
                 index=len(self.operations),
@@ -353,11 +450,30 @@ class _Recorder(TorchDispatchMode):
         def died(_: object) -> None:
             self._live -= size
             del self._storages[key]
+            self._held[self._writers.pop(key)] -= size
 
         self._storages[key] = weakref.ref(storage, died)
         self._live += size
         self.peak = max(self.peak, self._live)
+        self._writers[key] = _UNWRITTEN
+        self._held[_UNWRITTEN] = self._held.get(_UNWRITTEN, 0) + size
         return size
+
+    def _claim(self, written: Iterable[Tensor], layer_type: str) -> None:
+        """Give storages that nothing had written yet to the layer type that now does."""
+        writer = (self.phase, layer_type)
+        for tensor in written:
+            storage = tensor.untyped_storage()
+            if self._writers.get(storage._cdata) == _UNWRITTEN:
+                self._writers[storage._cdata] = writer
+                self._held[_UNWRITTEN] -= storage.nbytes()
+                self._held[writer] = self._held.get(writer, 0) + storage.nbytes()
+        self._note_peak()
+
+    def _note_peak(self) -> None:
+        """Keep what is alive if the phase has not held as much before."""
+        if self._live >= sum(self.held_byte.get(self.phase, {}).values()):
+            self.held_byte[self.phase] = {writer: size for writer, size in self._held.items() if size}
 
     def _place(self, kernel: _Kernel, args: tuple) -> tuple[str, str]:
         """The module and layer type that an operation belongs to."""
@@ -441,15 +557,16 @@ def _prepared(recorder: _Recorder) -> Iterator[None]:
             module_hooks.register_module_forward_hook(recorder.leave, always_call=True),
         ):
             stack.callback(handle.remove)
-        F.scaled_dot_product_attention = _fused_attention
-        stack.callback(setattr, F, "scaled_dot_product_attention", _decomposed_attention)
+        if recorder.is_meta:
+            F.scaled_dot_product_attention = _fused_attention
+            stack.callback(setattr, F, "scaled_dot_product_attention", _decomposed_attention)
         yield
 
 
 def record(network: nn.Module, inputs: tuple[Tensor, ...], loss=None) -> Trace:
-    """Run a network on meta tensors and record it.
+    """Run a network and record it, on meta tensors or, to see what a device runs, on real ones.
 
-    ``network`` and ``inputs`` are on the meta device. Without ``loss`` it runs in ``eval()`` without gradients, as
+    ``network`` and ``inputs`` are on the same device. Without ``loss`` it runs in ``eval()`` without gradients, as
     inference does, so that activations die as they would there; its operations have the phase "inference". With
     ``loss(output, inputs)``, a scalar, it runs in ``train()`` forward and backward, with those two phases. Raises
     `UntraceableError` if an operation cannot run without data.
@@ -472,7 +589,13 @@ def record(network: nn.Module, inputs: tuple[Tensor, ...], loss=None) -> Trace:
     finally:
         network.zero_grad(set_to_none=True)
     return Trace(
-        tuple(recorder.operations), recorder.peak, dict(recorder.read_byte), sum(map(_bytes, inputs)), output_byte
+        tuple(recorder.operations),
+        recorder.peak,
+        dict(recorder.read_byte),
+        sum(map(_bytes, inputs)),
+        output_byte,
+        tuple(recorder.calls),
+        recorder.held_byte,
     )
 
 

@@ -36,6 +36,7 @@ class Task:
     environment: str
     previous: tuple[float, ...] = ()
     first_index: int = 0
+    attempt: int = 1
 
 
 def sample_rows(task: Task, taken: timing.Sample) -> Iterator[dict]:
@@ -43,7 +44,8 @@ def sample_rows(task: Task, taken: timing.Sample) -> Iterator[dict]:
     for phase, latency_s in taken.latency_s.items():
         yield {"environment": task.environment, **asdict(task.case), "phase": phase, "index": taken.index,
                "is_warmup": taken.is_warmup, "latency_s": latency_s, "iterations": taken.iterations,
-               "host_latency_s": taken.host_latency_s, "started_at": taken.started_at}  # fmt: skip
+               "host_latency_s": taken.host_latency_s, "started_at": taken.started_at,
+               "attempt": task.attempt if task.attempt > 1 else None}  # fmt: skip
 
 
 def run_task(task: Task) -> dict[str, object]:
@@ -103,7 +105,10 @@ def _serve(connection: Any, device: str, threads: int | None) -> None:
         except EOFError:
             return
         try:
-            answer = time_reference(task) if isinstance(task, str) else run_task(task)
+            if callable(task):  # what another measuring module has done in a process of its own
+                answer = task()
+            else:
+                answer = time_reference(task) if isinstance(task, str) else run_task(task)
         except Exception as error:
             answer = error if isinstance(error, store.StoreError) else RuntimeError(classify(error)[1])
         try:

@@ -25,7 +25,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 
 import torch
@@ -72,6 +72,7 @@ class Workload:
     read_param_byte: int
     activation_peak_byte: int
     optimizer_state_byte: int
+    held_byte: dict[str, dict[tuple[str, str], int]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def forward(self) -> tuple[Operation, ...]:
@@ -228,6 +229,7 @@ def _workload(
         read_param_byte=sum(trace.read_byte.values()),
         activation_peak_byte=trace.peak_live_byte,
         optimizer_state_byte=(states or 0) * param_byte,
+        held_byte=trace.held_byte,
     )
 
 
