@@ -177,7 +177,8 @@ def sweep(
     are measured anew, and their older samples no longer count. First every case gets up to ``case_budget_s`` seconds,
     or an even share of what is left of ``budget_s`` if that is less; a slow one gets ``patience_s`` to reach the
     minimum number of samples (by default six times its budget, and a minute at least). Time that remains then goes, a
-    case at a time, to the one whose interval a second narrows most. Raises `store.StoreError` if the folder can't be written.
+    case at a time, to the one whose interval a second narrows most. Raises `store.StoreError` if the folder can't be
+    written.
     """
     described = dict(environment or machine.describe("cuda" if device == "cuda" else None))
     run = Sweep(
@@ -280,8 +281,8 @@ def narrowing_per_s(totals: Sequence[float], target: float) -> float:
     """
     n, median = len(totals), float(np.median(totals))
     width = timing.relative_half_width(totals)
-    if not math.isfinite(width):
-        width = 1.0
+    if n < timing.MINIMUM_SAMPLES:
+        width = 1.0  # so few say nothing about their spread
     if width <= target and n >= timing.MINIMUM_SAMPLES:
         return 0.0
     needed = max(math.ceil(n * (width / target) ** 2), timing.MINIMUM_SAMPLES)

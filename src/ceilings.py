@@ -8,6 +8,7 @@ machines: the matrix product is not always the best way to reach a machine's mat
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PRECISIONS = {
-    "cpu": ("fp64", "fp32", "bf16", "fp16", "int8"),
-    "cuda": ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8"),
+    "cpu": ("fp32", "bf16", "int8", "fp64", "fp16"),
+    "cuda": ("fp32", "tf32", "bf16", "fp16", "int8", "fp64", "fp8"),
     "mps": ("fp32", "bf16", "fp16"),
 }
-"""Precisions tried on each device; those that it refuses leave no rows."""
+"""Precisions tried on each device, the most wanted first; those that it refuses leave no rows."""
 
 PROBE = timing.Plan(budget_s=0.5, minimum=3, maximum=3, minimum_sample_s=0.002)
 FINAL = timing.Plan(budget_s=3.0, minimum=5, maximum=20, minimum_sample_s=0.01)
@@ -577,6 +578,58 @@ def overhead(ceilings: pd.DataFrame) -> pd.DataFrame:
     return medians.rename(columns=names)[["device", "kernel", "overhead_s", "low_s", "high_s"]]
 
 
+def datasheet_peak(environment: Mapping[str, object], device: str, precision: str) -> float | None:
+    """The peak of this machine's chip in FLOP/s by the chip table, its best path; None if the table doesn't know it.
+
+    A CPU's peak is that of the cores in use, at the clock that was seen under load.
+    """
+    from src import chips
+
+    table = chips.rows()
+    if device == "cuda":
+        chip = chips.match(str(environment["accelerator"]), table)
+    else:
+        identity = "{processor_vendor} family {processor_family} model {processor_model}".format(**environment)
+        chip = chips.match(str(environment["processor"]), table) or chips.match(identity, table)
+    peaks = []
+    for row in table:
+        if row["chip"] != chip or row["precision"] != precision:
+            continue
+        if device == "cuda":
+            peaks.append(row["peak_flop_per_s"])
+            continue
+        cores = environment["physical_cores"] or environment["logical_cores"]
+        try:
+            peaks.append(chips.machine_peak(row, float(cores), environment["clock_estimated_hz"]))
+        except ValueError:
+            continue
+    return max(peaks, default=None)
+
+
+def summary(ceilings: pd.DataFrame, environment: Mapping[str, object]) -> str:
+    """What was measured, as lines of text, beside the datasheet's peak where the chip is in the table."""
+    from src import report
+
+    lines = []
+    for row in achievable(ceilings).itertuples():
+        peak = datasheet_peak(environment, row.device, row.precision)
+        share = (
+            ""
+            if peak is None
+            else f", {row.achievable_flop_per_s / peak:.0%} of {report.flop_rate(peak, row.precision)}"
+        )
+        rate = report.flop_rate(row.achievable_flop_per_s, row.precision)
+        lines.append(f"{row.device} {row.precision}: {rate}{share} ({row.kernel}, {row.shape})")
+    levels = bandwidth_levels(ceilings, environment)
+    for (device, level), group in levels.groupby(["device", "level"], sort=False):
+        each = ", ".join(f"{row.kind} {report.bandwidth(row.achievable_byte_per_s)}" for row in group.itertuples())
+        lines.append(f"{device} {level}: {each}")
+    lines += [
+        f"{row.device} {row.kernel}: {report.duration(row.overhead_s)}" for row in overhead(ceilings).itertuples()
+    ]
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure what this machine can reach: FLOP/s per precision, bandwidth per memory level, dispatch overhead."""
     from src import command
@@ -592,6 +645,12 @@ def main(arguments: list[str] | None = None) -> int:
             run.folder, run.device, precisions=options.precision, parts=options.parts, budget_s=options.budget,
             environment=run.environment, log=run.log,
         )  # fmt: skip
+    if importlib.util.find_spec("pandas") is None:
+        return 0  # a bare machine measures; the book's own reads
+    identifier = store.environment_id(run.environment)
+    found = store.load(run.folder.name, run.folder.absolute().parent, identifier)
+    if len(found.ceilings):
+        print(summary(found.ceilings, found.environment))
     return 0
 
 

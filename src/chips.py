@@ -222,10 +222,17 @@ def load(path: Path = CHIPS_PATH, references_path: Path = REFERENCES_PATH) -> pd
 
 
 def _derive(row: Mapping) -> dict[str, float | None]:
-    peak, bandwidth, power = row["peak_flop_per_s"], row["bandwidth_byte_per_s"], row["power_w"]
-    efficiency = peak / power if power and not re.search(OBSERVED_POWER, row["power_kind"], re.IGNORECASE) else None
-    values = (derived_peak(row), derived_bandwidth(row), bandwidth and peak / bandwidth, efficiency)
-    return dict(zip(DERIVED, values, strict=True))
+    peak, bandwidth = row["peak_flop_per_s"], row["bandwidth_byte_per_s"]
+    ridge = peak / bandwidth if bandwidth else None
+    efficiency = peak / row["power_w"] if _power_is_its_own(row) else None
+    return dict(zip(DERIVED, (derived_peak(row), derived_bandwidth(row), ridge, efficiency), strict=True))
+
+
+def _power_is_its_own(row: Mapping) -> bool:
+    """Whether the stated power is a limit and covers just what the row counts, not one engine of several."""
+    if row["power_w"] is None or re.search(OBSERVED_POWER, row["power_kind"], re.IGNORECASE):
+        return False
+    return row["kind"] != "SoC" and not re.search(r"\b[PE]-core", row["unit_name"] or "")
 
 
 def _shown(value: object) -> str:
@@ -242,11 +249,17 @@ def _row_faults(row: dict, sources: Mapping[str, Mapping] | None) -> Iterator[tu
         yield from _source_faults(row, sources)
 
 
+def _close(value: float, other: float, note: str | None) -> bool:
+    """Whether two figures agree, or are close enough for a note to explain."""
+    ratio = value / other
+    return abs(ratio - 1) <= TOLERANCE or bool(note and 1 / NOTE_LIMIT < ratio < NOTE_LIMIT)
+
+
 def _deviation(stated: float, derived: float, note: str | None, formula: str) -> str | None:
     """The rule that a stated figure breaks against its derivation, or None."""
-    ratio = stated / derived
-    if abs(ratio - 1) <= TOLERANCE or (note and 1 / NOTE_LIMIT < ratio < NOTE_LIMIT):
+    if _close(stated, derived, note):
         return None
+    ratio = stated / derived
     hint = next((f" ({slip})" for factor, slip in SLIPS.items() if abs(ratio / factor - 1) <= TOLERANCE), "")
     needed = "and no note explains so much" if note else "and no note says why"
     return f"is {ratio:.3g} times {formula} = {derived:g}{hint}, {needed}"
@@ -310,9 +323,10 @@ def _stated_faults(row: dict) -> Iterator[tuple[str, str]]:
     rates = stated_rates(stated)
     if not rates:
         yield "stated_peak", "must hold a figure"
-    elif not row["peak_note"] and not any(abs(peak / rate - 1) <= TOLERANCE for rate in rates):
+    elif not any(_close(peak, rate, row["peak_note"]) for rate in rates):
         dense = " or ".join(f"{rate:g}" for rate in rates)
-        yield "peak_flop_per_s", f"must be the dense rate that {stated!r} means, {dense}, or peak_note says why not"
+        excuse = "no note explains so much" if row["peak_note"] else "peak_note says why not"
+        yield "peak_flop_per_s", f"must be the dense rate that {stated!r} means, {dense}, or {excuse}"
     counts_operations = re.search(r"\b[GTP]?OPS?\b", stated, re.IGNORECASE)
     names_float = re.search(r"\b(MX)?(FP|BF|TF)\d", stated, re.IGNORECASE)
     if row["precision"] not in INTEGER_PRECISIONS and counts_operations and not names_float and not row["peak_note"]:

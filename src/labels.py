@@ -232,10 +232,10 @@ def positions(
     """Label positions beside the points where there is room for them; a label without room gets NaN.
 
     Chips that share a point share a label; those named ``first`` are placed first, then lone points before crowded
-    ones. Returns a copy
-    of the frame with ``label_x`` and ``label_y``, the label's centre in data units, and ``leader_x`` and ``leader_y``,
-    where a thin rule from a label at some distance meets it (else NaN). Domains and sizes are those of the plot area,
-    whose y axis is logarithmic. ``only`` names the chips to label, where not all; the others' points are kept clear.
+    ones. Returns a copy of the frame with ``label_x`` and ``label_y``, the label's centre in data units, and
+    ``leader_x`` and ``leader_y``, where a thin rule from a label at some distance meets it (else NaN). Domains and
+    sizes are those of the plot area, whose y axis is logarithmic. ``only`` names the chips to label, where not all; the
+    others' points are kept clear.
     """
     placed = frame.assign(**dict.fromkeys(("label_x", "label_y", "leader_x", "leader_y"), np.nan))
     points = placed.drop_duplicates([x, y])
@@ -273,22 +273,8 @@ def positions(
 def _offsets(half: float) -> list[tuple[float, float, bool]]:
     """Where a label of a half width may stand around its point, in pixels, the nearest first; True needs a leader."""
     near = [(half + 6, 0), (-half - 6, 0), (0, -10), (0, 10), (half, -10), (-half, -10), (half, 10), (-half, 10)]
-    far = [
-        (side * (half + reach), rise)
-        for reach, rise in (
-            (8, 20),
-            (8, -20),
-            (16, 30),
-            (16, -30),
-            (24, 42),
-            (24, -42),
-            (34, 12),
-            (34, -12),
-            (44, 56),
-            (44, -56),
-        )
-        for side in (1, -1)
-    ]
+    rings = [(8, 20), (16, 30), (24, 42), (34, 12), (44, 56)]  # sideways beyond the label's edge, and up or down
+    far = [(side * (half + reach), turn * rise) for reach, rise in rings for turn in (1, -1) for side in (1, -1)]
     return [(*offset, False) for offset in near] + [(*offset, True) for offset in far]
 
 

@@ -1,7 +1,8 @@
 """Measure everything on this machine, in pieces, with one budget; the same command carries on where it stopped.
 
-The order is that of need: ceilings first, for every chapter draws them; then inference, training, and the time per
-layer. An unlimited run measures the full set; a limited one shares its time among what is not done yet.
+The order is that of need: ceilings first, for every chapter draws them; then inference, training, the time per layer,
+and the comparisons with other ways of measuring. An unlimited run measures the full set; a limited one shares its time
+among what is not done yet.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from src import benchmark, ceilings, command
+from src import benchmark, ceilings, command, trust
 
-SHARES = {"ceilings": 0.15, "inference": 0.55, "training": 0.15, "breakdown": 0.15}
+SHARES = {"ceilings": 0.15, "inference": 0.5, "training": 0.15, "breakdown": 0.15, "trust": 0.05}
 """How a limited budget is split; what a part leaves over goes to those after it."""
 
 
@@ -74,12 +75,19 @@ def _breakdown(run: command.Measuring, budget_s: float, names: list[str] | None,
     )  # fmt: skip
 
 
+def _trust(run: command.Measuring, budget_s: float, names: list[str] | None, options: dict) -> None:
+    if budget_s < trust.SHORTEST_S:
+        run.log(f"trust needs {trust.SHORTEST_S:.0f} s: left for another run")
+        return
+    trust.compare(run, trust.missing(run))
+
+
 _PARTS = {"ceilings": _ceilings, "inference": _sweep("inference"), "training": _sweep("training"),
-          "breakdown": _breakdown}  # fmt: skip
+          "breakdown": _breakdown, "trust": _trust}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure this machine: ceilings, inference, training and the time per layer."""
+    """Measure this machine: ceilings, inference, training, the time per layer, and how far to trust all that."""
     parser = argparse.ArgumentParser(prog="python -m src.measure", description=main.__doc__)
     command.add_common_arguments(parser)
     parser.add_argument("--models", nargs="+", help="names in the registry; default: the measured set")

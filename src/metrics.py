@@ -43,8 +43,8 @@ def latencies(samples: pd.DataFrame, outcomes: pd.DataFrame, phase: str = "infer
     interval), ``latency_p95_s`` (the smallest sample that 95 % of them do not exceed: the slowest, if there are fewer
     than 20) and ``host_latency_s``. A case without samples keeps its row, with its status, and has no latency.
 
-    Fewer than five samples support no interval of their own: such a case borrows the widest relative interval of the
-    same device, and at least spans its samples (``has_own_interval`` is False).
+    Fewer than five samples support no interval of their own: such a case borrows a relative interval that is as wide as
+    95 % of those on the same device, and at least spans its samples (``has_own_interval`` is False).
     """
     sweep = "inference" if phase == "inference" else "training"
     key = list(schema.CASE_COLUMNS)
@@ -54,6 +54,7 @@ def latencies(samples: pd.DataFrame, outcomes: pd.DataFrame, phase: str = "infer
     ended = outcomes.loc[outcomes["sweep"] == sweep, wanted]
     columns = [*key, *_summary(kept.iloc[:0])]
     table = ended.merge(pd.DataFrame(summary, columns=columns), on=key, how="outer", validate="one_to_one")
+    table = table.astype({column: float for column in columns if column.endswith("_s")})
     table["n"] = table["n"].fillna(0).astype(int)
     # A run that was killed leaves samples without an outcome: nothing vouches for their interval.
     interrupted = np.where(table["n"] < MINIMUM_SAMPLES, "too_few", "noisy")
@@ -83,10 +84,11 @@ def _summary(group: pd.DataFrame) -> dict[str, float]:
 
 
 def _borrow_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Intervals of cases with too few samples, as wide as the widest of the same device."""
+    """Intervals of cases with too few samples, as wide as 95 % of the others on the same device are at most."""
     own = table["n"] >= MINIMUM_SAMPLES
     reach = np.maximum(table["latency_high_s"] / table["latency_s"], table["latency_s"] / table["latency_low_s"])
-    widest = table["device"].map(reach[own].groupby(table["device"][own]).max()).fillna(reach[own].max())
+    usual = reach[own].groupby(table["device"][own]).quantile(CONFIDENCE)
+    widest = table["device"].map(usual).fillna(reach[own].quantile(CONFIDENCE))
     borrowed = table["latency_s"].notna() & ~own & widest.notna()
     low = np.minimum(table["latency_low_s"], table["latency_s"] / widest)
     high = np.maximum(table["latency_high_s"], table["latency_s"] * widest)

@@ -1,9 +1,9 @@
 """Latency from the roofline of each operation, how far to trust that, and measured time split into its causes.
 
 The prediction fits nothing: an operation takes as long as the slower of its arithmetic at the achievable FLOP/s and
-its eager traffic at the achievable bandwidth (Williams, Waterman and Patterson, 2009), a network the sum of its
-operations, plus the dispatch of each. `leave_one_out` fits a few numbers to measured networks and is judged on the
-network that it has not seen.
+its eager traffic at the bandwidth achievable from where its data can be (Williams, Waterman and Patterson, 2009), a
+network the sum of its operations, plus the dispatch of each. `leave_one_out` fits a few numbers to measured networks
+and is judged on the network that it has not seen.
 """
 
 from __future__ import annotations
@@ -64,14 +64,19 @@ def bandwidth_of_curve(curve: pd.DataFrame) -> Bandwidth:
 
 
 def operation_times(operations: pd.DataFrame, hardware: Hardware) -> pd.DataFrame:
-    """The least time of each operation at the roof of the memory level that its own data fit in.
+    """The least time of each operation at the roof of the memory levels that its data can be in.
 
-    ``operations`` has ``flop``, ``bytes_read`` and ``bytes_written`` (eager traffic). Adds ``compute_s``,
-    ``memory_s``, ``roof_s`` (the longer) and ``is_compute_bound``.
+    ``operations`` are a whole network's, with ``flop``, ``bytes_read`` and ``bytes_written`` (eager traffic) and
+    ``param_bytes`` (the part of what is read that is parameters). Activations were written just before, so they may
+    still be in the level that the operation's own data fit in. A parameter was last read one inference ago: it can be
+    in no level smaller than all parameters together. Adds ``compute_s``, ``memory_s``, ``roof_s`` (the longer) and
+    ``is_compute_bound``.
     """
     moved = (operations["bytes_read"] + operations["bytes_written"]).to_numpy(float)
+    parameters = operations["param_bytes"].to_numpy(float)
     compute = operations["flop"].to_numpy(float) / hardware.achievable_flop_per_s
-    memory = moved / hardware.bandwidth(moved)
+    memory = (moved - parameters) / hardware.bandwidth(moved)
+    memory += parameters / hardware.bandwidth(np.maximum(moved, parameters.sum()))
     return operations.assign(
         compute_s=compute, memory_s=memory, roof_s=np.maximum(compute, memory), is_compute_bound=compute >= memory
     )

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from src import models, schema, workload
 from src.models import Network
 
-TIMED = ("alexnet", "squeezenet1_1", "shufflenet_v2_x1_0", "mobilenet_v2", "resnet18")
+TIMED = ("alexnet", "squeezenet1_1", "shufflenet_v2_x1_0", "resnet18")
 """Networks of the benchmark: those whose forward pass at batch 256, which fvcore and torchinfo run, takes seconds."""
 
 TIMED_BATCH = 256

@@ -486,6 +486,28 @@ DRIFT = Table(
 )
 """A reference timed at the start, middle and end of each run, to tell whether the machine itself changed."""
 
+COMPARISONS = ("bandwidth", "operation", "timer", "overhead")
+TRUST = Table(
+    "trust",
+    (
+        _ENVIRONMENT,
+        _column("comparison", allowed=COMPARISONS, doc="memory bandwidth against C STREAM, rates of the networks' own "
+                "products against the ceiling, medians against torch.utils.benchmark, cost of the loop itself"),
+        _column("subject", doc="what was used: a kernel, or a way of timing"),
+        _column("case", doc="what it was used on"),
+        _column("round", int, doc="subjects take turns within a round", low=0, high=1e6),
+        _column("index", int, doc="order within the subject's turn", low=0, high=1e9),
+        _LATENCY,
+        _column("flop", float, "FLOP", "per call", optional=True, low=0, high=1e18),
+        _column("bytes_moved", float, "byte", "per call, as STREAM counts", optional=True, low=0, high=1e15),
+        _column("relative_half_width", float, doc="of the median's interval", optional=True, low=0, high=1e6),
+        _column("elapsed_s", float, "s", "whole time that the subject took for it", optional=True, low=0, high=1e6),
+        _STARTED_AT,
+    ),
+    key=("environment", "comparison", "subject", "case", "round", "index"),
+)
+"""This book's way of measuring against others: raw timings, except for ``timer``, whose rows are medians."""
+
 IDENTITY = (
     _column("machine", doc="short name, of the folder"),
     _column("method_version", int, doc="version of the way of measuring", low=1, high=1e6),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -34,10 +35,32 @@ def _module(case: Case, device: Any) -> tuple[Any, Any, tuple]:
         )
     layout = torch.channels_last if case.memory_format == "channels_last" else torch.contiguous_format
     module = network.build().to(device=device, dtype=kind, memory_format=layout)
-    inputs = network.inputs(case.batch_size, device, kind)
+    inputs = batch(network, case.batch_size, device, kind)
     if case.memory_format == "channels_last":
         inputs = tuple(value.to(memory_format=layout) if value.dim() == 4 else value for value in inputs)
     return network, module, inputs
+
+
+def batch(network: Any, batch_size: int, device: Any, dtype: Any) -> tuple:
+    """A network's inputs on a device. On an accelerator, large ones are drawn there rather than on the host.
+
+    The registry draws on the CPU, so that every device sees the same values; at large batches that takes longer than
+    measuring. Time does not depend on the values, so that numbers are drawn on the accelerator, and whole numbers
+    (tokens) repeat those of a batch of one.
+    """
+    import torch
+
+    if device.type == "cpu":
+        return network.inputs(batch_size, device, dtype)
+    wanted, one = network.inputs(batch_size, "meta", dtype), network.inputs(1, device, dtype)
+    inputs = []
+    for shape, single in zip((value.shape for value in wanted), one, strict=True):
+        if single.is_floating_point():
+            inputs.append(torch.empty(shape, dtype=single.dtype, device=device).normal_())
+        else:
+            repeats = [large // small for large, small in zip(shape, single.shape, strict=True)]
+            inputs.append(single.repeat(repeats))
+    return tuple(inputs)
 
 
 def inference_step(case: Case, device: Any) -> dict[str, Callable[[], object]]:
@@ -113,6 +136,9 @@ def time_case(
 
     from src.precision import settings
 
+    gc.collect()  # what an earlier case of this process left must not count here
+    if case.compile_mode == "compile":
+        torch._dynamo.reset()
     _start_threads(case.device)
     memory = _MEMORY[case.device]()
     clock = timing.clock_for(case.device)

@@ -35,6 +35,7 @@ FILES = {
     "outcomes.jsonl": schema.OUTCOMES,
     "ceilings.jsonl": schema.CEILINGS,
     "drift.jsonl": schema.DRIFT,
+    "trust.jsonl": schema.TRUST,
     "breakdown.jsonl": schema.BREAKDOWN,
 }
 LOCK_FILE = ".lock"
@@ -381,6 +382,7 @@ class Measured:
     outcomes: pd.DataFrame
     ceilings: pd.DataFrame
     drift: pd.DataFrame
+    trust: pd.DataFrame
     breakdown: pd.DataFrame
     others: tuple[str, ...]
     faults: tuple[Fault, ...]
@@ -435,7 +437,7 @@ def _load(folder: Path, environment: str | None, stamp: tuple) -> Measured:
     chosen_samples = (row for row in found["samples.jsonl"][0] if row["environment"] == chosen)
     frames = {
         file: _frame((row for row in found[file][0] if row["environment"] == chosen), FILES[file])
-        for file in ("ceilings.jsonl", "drift.jsonl", "breakdown.jsonl")
+        for file in ("ceilings.jsonl", "drift.jsonl", "trust.jsonl", "breakdown.jsonl")
     }
     return Measured(
         name=folder.name,
@@ -445,6 +447,7 @@ def _load(folder: Path, environment: str | None, stamp: tuple) -> Measured:
         outcomes=_frame(outcomes.values(), schema.OUTCOMES),
         ceilings=frames["ceilings.jsonl"],
         drift=frames["drift.jsonl"],
+        trust=frames["trust.jsonl"],
         breakdown=frames["breakdown.jsonl"],
         others=others,
         faults=faults,
@@ -495,6 +498,11 @@ def ceilings(machine: str, root: Path | None = None, environment: str | None = N
 def drift(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
     """The reference timed at the start, middle and end of each run, `schema.DRIFT`."""
     return load(machine, root, environment).drift.copy()
+
+
+def trust(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:
+    """Comparisons with other ways of measuring, `schema.TRUST`; empty where they were not run."""
+    return load(machine, root, environment).trust.copy()
 
 
 def breakdown(machine: str, root: Path | None = None, environment: str | None = None) -> pd.DataFrame:

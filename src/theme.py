@@ -147,11 +147,12 @@ def _matplotlib_svg(figure: matplotlib.figure.Figure) -> str:
     return buffer.getvalue()
 
 
-def table(frame: pd.DataFrame, align: str | None = None) -> Text:
+def table(frame: pd.DataFrame, align: str | None = None, widths: Sequence[int] | None = None) -> Text:
     """A data frame of finished strings and numbers as a Markdown pipe table, which HTML and PDF render alike.
 
     ``align`` has one letter per column, "l", "r" or "c"; by default numbers and numeric-looking text go right.
-    Pipes in cells are escaped. Raises ValueError on an empty frame: an empty table is a claim that needs words.
+    ``widths`` are the columns' relative widths, by default their longest cells'. Pipes in cells are escaped. Raises
+    ValueError on an empty frame: an empty table is a claim that needs words.
     """
     if frame.empty:
         raise ValueError("a table needs at least one row; say in words that there is none")
@@ -159,7 +160,8 @@ def table(frame: pd.DataFrame, align: str | None = None) -> Text:
     if align is None:
         align = "".join("r" if all(_numeric(row[i]) for row in cells) else "l" for i in range(frame.shape[1]))
     rule = {"l": ":---", "r": "---:", "c": ":---:"}
-    widths = [max(len(str(name)), *(len(row[i]) for row in cells)) for i, name in enumerate(frame.columns)]
+    if widths is None:
+        widths = [max(len(str(name)), *(len(row[i]) for row in cells)) for i, name in enumerate(frame.columns)]
     # Pandoc reads relative column widths from the rule's dashes once any line exceeds its text width.
     rules = [rule[a].replace("---", "-" * max(3, w)) for a, w in zip(align, widths, strict=True)]
     lines = [list(map(_cell, frame.columns)), rules, *cells]

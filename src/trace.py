@@ -12,7 +12,7 @@ import gc
 import sys
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -96,10 +96,81 @@ class _Kernel:
     mutated: frozenset[int | str]
     write_only: bool
     functional: bool
+    shortcut: Callable[[tuple], object] | None
 
 
 _WRITE_ONLY = {"copy_", "fill_", "zero_", "bernoulli_", "uniform_", "normal_", "random_"}
 """In-place operations that overwrite their target without reading it."""
+
+SHORTCUTS_ARE_USED = True
+"""False makes torch derive every result; a test compares the two."""
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.float32, torch.float64) and tensor.is_contiguous()
+
+
+def _is_row_major(tensor: Tensor) -> bool:
+    """Whether the strides fall from the first dimension to the last, with or without gaps."""
+    last = None
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        if size != 1:
+            if stride == 0 or (last is not None and stride > last):
+                return False
+            last = stride
+    return True
+
+
+def _elementwise(args: tuple) -> Tensor | None:
+    """The result of element-wise work on floats of one shape: a contiguous tensor like the arguments."""
+    first = args[0]
+    for value in args:
+        if isinstance(value, Tensor):
+            alike = value.dtype == first.dtype and value.shape == first.shape and value.dim() > 0
+            if not (alike and value.is_floating_point() and _is_row_major(value)):
+                return None
+        elif isinstance(value, complex):
+            return None
+    return torch.empty(first.shape, dtype=first.dtype, device=_META)
+
+
+def _in_place(args: tuple) -> Tensor | None:
+    """The target of element-wise work on floats of one shape, in place."""
+    return None if _elementwise(args) is None else args[0]
+
+
+def _batch_norm(args: tuple) -> tuple | None:
+    x, training = args[0], args[5]
+    if not _is_plain(x) or any(value is not None and value.dtype != x.dtype for value in args[1:5]):
+        return None
+    size = (x.shape[1],)
+    if training and x.numel() == x.shape[1]:
+        return None  # one value per channel has no variance, which torch has to say itself
+    return torch.empty_like(x), *(torch.empty(size, dtype=x.dtype, device=_META) for _ in range(2))
+
+
+def _batch_norm_backward(args: tuple) -> tuple | None:
+    gradient, x, weight, mask = args[0], args[1], args[2], args[9]
+    if not (_is_plain(gradient) and _is_plain(x)) or weight is None or weight.dtype != x.dtype or not all(mask):
+        return None
+    return torch.empty_like(x), *(torch.empty((x.shape[1],), dtype=x.dtype, device=_META) for _ in range(2))
+
+
+_SHORTCUTS: dict[str, Callable[[tuple], object]] = {
+    "aten.native_batch_norm.default": _batch_norm,
+    "aten.native_batch_norm_backward.default": _batch_norm_backward,
+    "aten.add_.Tensor": _in_place,
+    "aten.mul_.Tensor": _in_place,
+} | dict.fromkeys(
+    (
+        "aten.add.Tensor", "aten.mul.Tensor", "aten.sigmoid.default", "aten.sigmoid_backward.default",
+        "aten.silu_backward.default", "aten.threshold_backward.default", "aten.hardswish_backward.default",
+        "aten.hardsigmoid_backward.default", "aten.hardtanh_backward.default", "aten.gelu.default",
+        "aten.gelu_backward.default",
+    ),
+    _elementwise,
+)  # fmt: skip
+"""Operations whose results' layout takes torch long to derive and little to know: the commonest of all networks."""
 
 _kernels: dict[object, _Kernel] = {}
 
@@ -119,7 +190,8 @@ def _kernel(func) -> _Kernel:
         write_only = name in _WRITE_ONLY or any(a.is_out for a in func._schema.arguments)
         values = (*func._schema.arguments, *func._schema.returns)
         functional = all(value.alias_info is None for value in values)
-        known = _Kernel(str(packet), formulas.find(packet, name), mutated, write_only, functional)
+        shortcut = _SHORTCUTS.get(str(func))
+        known = _Kernel(str(packet), formulas.find(packet, name), mutated, write_only, functional, shortcut)
         _kernels[func] = known
     return known
 
@@ -284,6 +356,10 @@ class _Recorder(TorchDispatchMode):
         """
         if not self.is_meta:
             return func(*args, **kwargs)
+        if kernel.shortcut is not None and SHORTCUTS_ARE_USED:
+            made = kernel.shortcut(args)
+            if made is not None:
+                return made
         if not kernel.functional:
             out = func(*args, **kwargs)
             return out.to(_META) if isinstance(out, Tensor) and out.device.type == "cpu" else out

@@ -266,6 +266,33 @@ def test_inference_runs_in_the_precision_and_format_that_the_case_names(monkeypa
         assert memory["memory_kind"] == "resident"
 
 
+@pytest.mark.parametrize("name", ["resnet18", "gpt2_prefill", "gpt2_decode", "tests.own_networks:with_inputs"])
+def test_inputs_drawn_on_an_accelerator_have_the_shapes_and_types_of_the_registrys(name):
+    from src import models
+
+    class Accelerator:
+        """Behaves as the CPU, but does not say so."""
+
+        type = "pretended"
+
+    network = models.get(name)
+    wanted = network.inputs(3, "cpu", torch.float32)
+    real = torch.empty
+
+    def inputs(batch_size, device, dtype):
+        return network.inputs(batch_size, "cpu" if device is pretended else device, dtype)
+
+    pretended = Accelerator()
+    stand_in = type("Stand-in", (), {"inputs": staticmethod(inputs)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", lambda shape, dtype, device: real(shape, dtype=dtype))
+        found = steps.batch(stand_in, 3, pretended, torch.float32)
+    assert [(value.shape, value.dtype) for value in found] == [(value.shape, value.dtype) for value in wanted]
+    for value, reference in zip(found, wanted, strict=True):
+        if not value.is_floating_point():
+            assert value.max() <= max(reference.max(), network.inputs(1)[0].max())
+
+
 def test_a_training_step_changes_the_weights_and_leaves_no_gradient():
     case = Case(TINY, "training", 2, "cpu", "fp32")
     parts = steps.training_steps(case, torch.device("cpu"))

@@ -79,6 +79,27 @@ def test_overhead_is_the_median():
     assert ceilings.overhead(rows)["overhead_s"].tolist() == [1e-6]
 
 
+def test_the_summary_sets_the_ceilings_beside_the_datasheet(tmp_path):
+    environment = synthetic.gpu(accelerator="NVIDIA H200", machine="nvidia-h200")
+    rates = {("cuda", "bf16"): 790e12, ("cpu", "fp32"): 400e9}
+    synthetic.write(tmp_path, environment, {}, flop_per_s=rates, byte_per_s=4e12)
+    text = ceilings.summary(store.ceilings("nvidia-h200", tmp_path), environment).replace("\u00a0", " ")
+    # The table's dense bf16 peak of an H200 is 989.4 TFLOP/s: 790 are 80 %.
+    assert "cuda bf16: 790 TFLOP/s, 80% of 989 TFLOP/s" in text
+    assert "cpu fp32: 400 GFLOP/s (conv1x1, 1024)" in text  # a processor that the table doesn't know
+    assert "cuda memory: " in text
+    assert "1.00 µs" in text
+
+
+def test_a_cpus_peak_counts_the_cores_in_use_at_the_clock_seen():
+    from src import chips
+
+    row = next(r for r in chips.rows() if r["chip"] == "AMD EPYC 9654" and r["precision"] == "fp32")
+    environment = synthetic.environment(processor="AMD EPYC 9654 96-Core Processor", clock_estimated_hz=3.5e9)
+    peak = ceilings.datasheet_peak(environment, "cpu", "fp32")
+    assert peak == 2 * row["flop_per_cycle_per_unit"] * 3.5e9
+
+
 SMALL = [c for p in ("fp32", "bf16", "int8") for c in ceilings.compute_candidates("cpu", p) if c.flop < 1e9]
 
 

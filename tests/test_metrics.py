@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from src import metrics, schema
+from src.findings import measured
 from src.report import Estimate
 from src.schema import Case
 
@@ -57,13 +58,14 @@ def test_interrupted_case_is_kept_and_marked():
     assert dict(zip(table["model"], table["status"], strict=True)) == {"a": "too_few", "b": "failed"}
 
 
-def test_too_few_samples_borrow_the_widest_interval_of_the_device():
+def test_too_few_samples_borrow_an_interval_of_the_device():
     wide, single = Case("w", "inference", 1, "cpu", "fp32"), Case("s", "inference", 1, "cpu", "fp32")
     table = metrics.latencies(
         pd.concat([samples(wide, [8.0, 8, 8, 10, 10, 10, 10]), samples(single, [100.0])]),
         outcomes((wide, "noisy"), (single, "too_few")),
     ).set_index("model")
-    # The median of `wide` is 10 and its interval reaches down to 8: 10 / 8 = 1.25 times. So 100 / 1.25 and 100 x 1.25.
+    # The median of `wide` is 10 and its interval reaches down to 8: 10 / 8 = 1.25 times, and there is no other case to
+    # borrow from. So 100 / 1.25 and 100 x 1.25.
     assert (table.loc["w", "latency_low_s"], table.loc["w", "latency_high_s"]) == (8.0, 10.0)
     assert (table.loc["s", "latency_low_s"], table.loc["s", "latency_high_s"]) == (80.0, 125.0)
     assert not table.loc["s", "has_own_interval"]
@@ -171,3 +173,12 @@ def test_bootstrap_agrees_with_scipy_on_an_actual_resample():
 
 def test_statuses_with_samples_are_among_the_schema_s():
     assert set(metrics.SAMPLED) < set(schema.STATUSES)
+
+
+def test_no_measured_point_lies_above_its_achievable_roof():
+    """Over the committed machines; a failure names the points, each a defect to explain."""
+    try:
+        found = measured.load()
+    except measured.NothingMeasured:
+        pytest.skip("no machine has been measured yet")
+    assert metrics.above_roof(pd.concat([found.cases, found.variants])) == []

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -9,8 +10,8 @@ from src import predict
 from src.predict import COMPUTE, DISPATCH, LOST, MEMORY, REST, Hardware
 
 OPERATIONS = pd.DataFrame(
-    [("convolution", 1000.0, 6.0, 4.0), ("activation", 0.0, 30.0, 10.0), ("linear", 100.0, 15.0, 5.0)],
-    columns=["layer_type", "flop", "bytes_read", "bytes_written"],
+    [("convolution", 1000.0, 6.0, 4.0, 2.0), ("activation", 0.0, 30.0, 10.0, 0.0), ("linear", 100.0, 15.0, 5.0, 9.0)],
+    columns=["layer_type", "flop", "bytes_read", "bytes_written", "param_bytes"],
 )
 HOST = Hardware(100.0, predict.constant_bandwidth(10.0), overhead_s=0.5, overlaps=False)
 DEVICE = Hardware(100.0, predict.constant_bandwidth(10.0), overhead_s=0.5, overlaps=True)
@@ -26,6 +27,17 @@ def test_operation_takes_the_longer_of_computing_and_moving():
     assert TIMES["roof_s"].tolist() == [10.0, 4.0, 2.0]
     assert TIMES["is_compute_bound"].tolist() == [True, False, False]
     assert predict.components(TIMES) == {"compute_roof_s": 10.0, "memory_roof_s": 6.0, "operation_count": 3}
+
+
+def test_parameters_come_from_where_all_of_them_fit():
+    # 40 byte/s for sets of up to 20 bytes, 10 beyond. Both operations move 20 bytes, of which 5 are activations, at 40;
+    # their parameters, 15 each, make 30 together and so come at 10: 5 / 40 + 15 / 10 = 1.625.
+    hardware = Hardware(1e9, lambda size: np.where(np.asarray(size) <= 20, 40.0, 10.0), 0.0, False)
+    operations = pd.DataFrame({"flop": [0.0] * 2, "bytes_read": [18.0] * 2, "bytes_written": [2.0] * 2,
+                               "param_bytes": [15.0] * 2})  # fmt: skip
+    assert predict.operation_times(operations, hardware)["memory_s"].tolist() == [1.625, 1.625]
+    # Alone, one operation's parameters fit where it does: 20 / 40.
+    assert predict.operation_times(operations[:1], hardware)["memory_s"].tolist() == [0.5]
 
 
 def test_prediction_adds_dispatch_on_a_host_and_hides_it_on_a_device():

@@ -192,6 +192,20 @@ def test_backward_flop_equal_torch_s_own_counter_without_groups_and_recomputatio
     assert counted.flop + counted.backward_flop == counter.get_total_flops()
 
 
+@pytest.mark.parametrize(
+    "name", ["densenet121", "efficientnet_b0", "mobilenet_v3_large", "shufflenet_v2_x1_0", "vit_b_32"]
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_results_made_without_torch_are_those_that_torch_derives(name, precision, monkeypatch):
+    found, dtype = models.get(name), workload.PRECISIONS[precision]
+    for loss in (None, found.loss):
+        traces = []
+        for used in (True, False):
+            monkeypatch.setattr(trace, "SHORTCUTS_ARE_USED", used)
+            traces.append(trace.record(found.build_meta().to(dtype), found.inputs(2, META, dtype), loss))
+        assert traces[0] == traces[1]
+
+
 def test_vit_counts_attention_s_products():
     counted = count("vit_b_16")
     attention = sum(o.flop for o in counted.operations if o.layer_type == "attention")

@@ -140,7 +140,8 @@ def _leaders(points: alt.Chart) -> alt.Chart:
 def _roof_lines(lines: pd.DataFrame) -> alt.Chart:
     import altair as alt
 
-    dash = alt.Scale(domain=list(MEMORY_DASHES), range=list(MEMORY_DASHES.values()))
+    classes = [name for name in MEMORY_CLASSES if name in set(lines["memory_class"])]
+    dash = alt.Scale(domain=classes, range=[MEMORY_DASHES[name] for name in classes])
     return (
         alt.Chart(lines)
         .mark_line(strokeWidth=1, tooltip=None)
@@ -155,7 +156,7 @@ def _roof_lines(lines: pd.DataFrame) -> alt.Chart:
             ),
             color=_kind_colour(lines["kind"]),
             detail="roof:N",
-            strokeDash=alt.StrokeDash("memory_class:N", scale=dash, legend=None),
+            strokeDash=alt.StrokeDash("memory_class:N", scale=dash, legend=alt.Legend(title="Memory")),
         )
     )
 

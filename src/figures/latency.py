@@ -56,7 +56,7 @@ def decades(values: pd.Series, low: float = 1.0, high: float = 1.0) -> tuple[flo
     return float(usable.min() / low), float(usable.max() * high)
 
 
-def _log(domain: tuple[float, float]) -> alt.Scale:
+def log_scale(domain: tuple[float, float]) -> alt.Scale:
     return alt.Scale(type="log", domain=list(domain), nice=False)
 
 
@@ -64,10 +64,21 @@ def ticks(domain: tuple[float, float], most: int = 8) -> list[float]:
     """Powers of ten within a domain, and round multiples of them where it spans few decades."""
     first, last = math.floor(math.log10(domain[0])), math.ceil(math.log10(domain[1]))
     span = math.log10(domain[1] / domain[0])
-    steps = (1, 1.5, 2, 3, 4, 5, 7) if span < 0.8 else (1, 2, 5) if span < 1.6 else (1,)
+    steps = (1, 1.5, 2, 3, 4, 5, 7) if span < 0.8 else (1, 2, 5) if span < 1.4 else (1, 3) if span < 2.4 else (1,)
     values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
     inside = [value for value in values if domain[0] <= value <= domain[1]]
     return inside[:: math.ceil(len(inside) / most)]
+
+
+def percents(domain: tuple[float, float]) -> list[float]:
+    """Ticks about 100 % on a logarithmic axis, as coarse as the domain needs."""
+    span = domain[1] / domain[0]
+    if span < 1.3:
+        step = 0.01 if span < 1.06 else 0.02 if span < 1.12 else 0.05
+        first = math.ceil(domain[0] / step)
+        return [step * index for index in range(first, math.floor(domain[1] / step) + 1)]
+    values = (0.1, 0.2, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10) if span < 6 else (0.1, 0.3, 1, 3, 10, 30)
+    return [value for value in values if domain[0] <= value <= domain[1]]
 
 
 def scatter(cases: pd.DataFrame, quantity: str, lines: pd.DataFrame) -> alt.TopLevelMixin:
@@ -120,8 +131,12 @@ def _scatter_panel(
         points, quantity, "y", "model", x_domain=x_domain, y_domain=y_domain, width=width, height=height,
         font_size=FONT_SIZE, lines=[line],
     )  # fmt: skip
-    x = alt.X(f"{quantity}:Q", title=AXIS_TITLES[quantity], scale=_log(x_domain), axis=_count_axis(x_domain, quantity))
-    y = alt.Y("y:Q", title="latency", scale=_log(y_domain), axis=alt.Axis(values=ticks(y_domain), labelExpr=_SECONDS))
+    x = alt.X(
+        f"{quantity}:Q", title=AXIS_TITLES[quantity], scale=log_scale(x_domain), axis=_count_axis(x_domain, quantity)
+    )
+    y = alt.Y(
+        "y:Q", title="latency", scale=log_scale(y_domain), axis=alt.Axis(values=ticks(y_domain), labelExpr=_SECONDS)
+    )
     base = alt.Chart(placed)
     tooltip = ["model", "batch_size", "status", alt.Tooltip("latency_s", format=".4s"),
                alt.Tooltip("latency_low_s", format=".4s"), alt.Tooltip("latency_high_s", format=".4s"),
@@ -188,7 +203,10 @@ def correlation(correlations: pd.DataFrame, variables: Sequence[str]) -> alt.Top
 
 
 def _heat_map(table: pd.DataFrame, order: list[str], step_x: float, step_y: float, batch: int) -> alt.LayerChart:
-    across = {name: textwrap.wrap(name.replace(",", ""), max(8, int(step_x // 6.2))) for name in order}
+    across = {
+        name: [line for part in name.split(", ") for line in textwrap.wrap(part, max(8, int(step_x // 6.2)))]
+        for name in order
+    }
     down = {name: name.split(", ") for name in order}
     x = alt.X("x:N", sort=order, title=None, axis=alt.Axis(
         labelAngle=0, labelExpr=f"({json.dumps(across)})[datum.label]",
@@ -228,14 +246,13 @@ def tail(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
         batch=cases["batch_size"].astype(str),
     )
     domain = decades(table["per_input"], 1.2, 1.2)
-    reach = (float(table["low"].min()), float(table[["high", "p95"]].max().max()))
-    pad = 0.05 * (reach[1] - reach[0])
-    relative = alt.Scale(domain=[reach[0] - pad, reach[1] + pad], nice=False)
+    reach = decades(pd.concat([table["low"], table["high"], table["p95"]]), 1.02, 1.02)
+    relative = log_scale(reach)
     panels = []
     for name, own in table.groupby("series", sort=False):
         base = _rows(own, batches)
         left = base.mark_circle(size=26, opacity=1).encode(
-            x=alt.X("per_input:Q", title="median latency per input", scale=_log(domain),
+            x=alt.X("per_input:Q", title="median latency per input", scale=log_scale(domain),
                     axis=alt.Axis(values=ticks(domain, 6), labelExpr=_SECONDS)),
             tooltip=_tooltip("latency_per_input_s", "low", "high", "p95"),
         )  # fmt: skip
@@ -243,7 +260,7 @@ def tail(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
                                    axis=alt.Axis(labels=False, ticks=False, grid=True)))  # fmt: skip
         title = "interval and 95th percentile / median"
         x = alt.X("low:Q", title=title, scale=relative,
-                  axis=alt.Axis(tickCount=5, format="~%"))  # fmt: skip
+                  axis=alt.Axis(values=percents(reach), format="~%"))  # fmt: skip
         right = alt.layer(
             bare.mark_rule(strokeWidth=0.8).encode(x=x, x2="p95"),
             bare.mark_rule(strokeWidth=3).encode(x=x, x2="high"),
@@ -270,7 +287,7 @@ def prediction(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin
     domain = decades(pd.concat([table["low"], table["high"], pd.Series([1.0])]), 1.1, 1.1)
     series = list(dict.fromkeys(table["series"]))
     width = theme.WIDTH - 40 if len(series) == 1 else 250
-    scale = _log(domain)
+    scale = log_scale(domain)
     panels = []
     for index, name in enumerate(series):
         own = table[table["series"] == name]
@@ -319,7 +336,8 @@ def throughput(cases: pd.DataFrame, saturation: pd.DataFrame, devices: Mapping[s
     batches = sorted(set(int(size) for size in cases["batch_size"]))
     rings = saturation.rename(columns={"saturation_batch_size": "batch_size"})[["series", "model", "batch_size"]]
     table = cases.merge(rings.assign(is_saturation=True), on=["series", "model", "batch_size"], how="left")
-    domain = decades(table["throughput_per_s"], 3.2, 1.6)
+    # Room below the lines for the crosses, if there are any.
+    domain = decades(table["throughput_per_s"], 3.2 if table["throughput_per_s"].isna().any() else 1.6, 1.6)
     table = table.assign(
         is_saturation=table["is_saturation"].eq(True),
         is_measured=table["throughput_per_s"].notna(),
@@ -329,7 +347,7 @@ def throughput(cases: pd.DataFrame, saturation: pd.DataFrame, devices: Mapping[s
     columns = 4
     width = 134
     height = 96
-    x_scale = _log((batches[0] / 1.5, batches[-1] * 1.5))
+    x_scale = log_scale((batches[0] / 1.5, batches[-1] * 1.5))
     x_axis = alt.Axis(values=batches, labelFontSize=10, labelOverlap=True, format="d")
     y_ticks = ticks(domain, 5)
     panels = []
@@ -338,7 +356,7 @@ def throughput(cases: pd.DataFrame, saturation: pd.DataFrame, devices: Mapping[s
         x = alt.X("batch_size:Q", title="batch size" if index + columns >= len(models) else None, scale=x_scale,
                   axis=x_axis)  # fmt: skip
         y = alt.Y("throughput_per_s:Q", title="inputs/s" if index % columns == 0 else None,
-                  scale=_log(domain), axis=alt.Axis(values=y_ticks, format="~s", labelFontSize=10,
+                  scale=log_scale(domain), axis=alt.Axis(values=y_ticks, format="~s", labelFontSize=10,
                                                     labels=index % columns == 0))  # fmt: skip
         legend = None if len(series) == 1 else alt.Legend(orient="top", labelLimit=300)
         colour = alt.Color("series:N", title=None, scale=series_colours(series, devices), legend=legend)

@@ -11,6 +11,10 @@ from src import report
 from src.findings.chips import citations
 from src.report import Text
 
+PEAK_WIDTHS = (26, 20, 16, 36, 26)
+MEMORY_WIDTHS = (26, 7, 11, 22, 26, 18, 26)
+"""Relative widths of the columns of `peaks` and `memory`."""
+
 
 def say(table: pd.DataFrame) -> SimpleNamespace:
     """The values that the appendix quotes."""

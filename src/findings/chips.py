@@ -223,6 +223,10 @@ def kinds_table(table: pd.DataFrame, history_: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("kind")
 
 
+KIND_WIDTHS = (7, 7, 12, 15, 13, 15, 13, 16)
+"""Relative widths of the columns of `kinds_display`."""
+
+
 def kinds_display(kinds: pd.DataFrame) -> pd.DataFrame:
     """`kinds_table` as the chapter prints it."""
 
@@ -299,24 +303,27 @@ def derivation_text(table: pd.DataFrame, kind: str) -> Text:
     """One chip's peak and bandwidth in full: two equations with the numbers in, what was printed, and the sources."""
     row = example(table, kind)
     key = kind.lower()
+    memory = f"Its memory is {row.memory_type} [{citations(row.memory_source)}]"
+    ridge = f"The two meet at {report.intensity(row.ridge_flop_per_byte)}."
     parts = [
         f"**{kind}: {row.chip}**, {row.precision} on its {row.path} unit, at the {row.clock} clock "
-        f"[{citations(row.compute_source, row.flop_per_cycle_source)}].",
+        f"[{citations(row.compute_source, row.flop_per_cycle_source)}]:",
         f"$$ {peak_equation(row)} $$ {{#eq-chips-{key}-peak}}",
-        _against("peak", row.peak_flop_per_s, row.derived_peak_flop_per_s, report.flop_rate, row.peak_note),
     ]
-    if not math.isnan(row.derived_bandwidth_byte_per_s):
-        parts.append(f"Its memory is {row.memory_type} [{citations(row.memory_source)}].")
-        parts.append(f"$$ {bandwidth_equation(row)} $$ {{#eq-chips-{key}-bandwidth}}")
-        derived = row.derived_bandwidth_byte_per_s
-        parts.append(_against("bandwidth", row.bandwidth_byte_per_s, derived, report.bandwidth, row.memory_note))
-    else:
-        parts.append(
-            f"Its {row.memory_type} gives {report.bandwidth(row.bandwidth_byte_per_s)} "
-            f"[{citations(row.memory_source)}]; the maker publishes no factors to derive that from."
+    peak = _against("peak", row.peak_flop_per_s, row.derived_peak_flop_per_s, report.flop_rate, row.peak_note)
+    derived = row.derived_bandwidth_byte_per_s
+    if math.isnan(derived):
+        stated = (
+            f"and gives {report.bandwidth(row.bandwidth_byte_per_s)}; the maker publishes no factors to derive it from."
         )
-    parts.append(f"The two meet at {report.intensity(row.ridge_flop_per_byte)}.")
-    return Text("\n\n".join(part for part in parts if part))
+        return Text("\n\n".join([*parts, f"{peak} {memory} {stated} {ridge}"]))
+    bandwidth = _against("bandwidth", row.bandwidth_byte_per_s, derived, report.bandwidth, row.memory_note)
+    parts += [
+        f"{peak} {memory}:",
+        f"$$ {bandwidth_equation(row)} $$ {{#eq-chips-{key}-bandwidth}}",
+        f"{bandwidth} {ridge}",
+    ]
+    return Text("\n\n".join(parts))
 
 
 def _against(name: str, stated: float, derived: float, form, note: str | None) -> str:
@@ -325,8 +332,8 @@ def _against(name: str, stated: float, derived: float, form, note: str | None) -
     if abs(difference) < 5e-4:
         return f"That is the {name} in the table."
     side = "below" if difference < 0 else "above"
-    reason = f" ({note.rstrip('.')})" if isinstance(note, str) and note else ", which is rounding"
-    return f"The {name} in the table, {form(stated)}, is {report.percent(abs(difference))} {side} that{reason}."
+    reason = f". The table says why: “{note.rstrip('.')}”." if isinstance(note, str) and note else ", by rounding."
+    return f"The {name} in the table, {form(stated)}, is {report.percent(abs(difference))} {side} that{reason}"
 
 
 def citations(*keys: str | None) -> str:
@@ -546,7 +553,7 @@ def _say_ridges(table: pd.DataFrame) -> dict[str, Text]:
         "ridge_high": report.intensity(half["ridge_flop_per_byte"].iloc[-1]),
         "ridge_median_fp32": report.intensity(single["ridge_flop_per_byte"].median()),
         "ridge_median_bf16": report.intensity(half["ridge_flop_per_byte"].median()),
-        "ridge_ratio": Text(f"{report.times(ratio)} that of" if ratio >= 1 else f"{report.percent(ratio)} of that of"),
+        "ridge_ratio": Text(f"{report.times(ratio) if ratio >= 1 else report.percent(ratio)} as much"),
         "n_sram": report.plural(len(sram), "chip"),
         "sram_names": report.listing(sram["chip"]),
     }
@@ -664,7 +671,7 @@ def _say_kinds(kinds: pd.DataFrame) -> dict[str, Text]:
         "soc_cpu_bandwidth_capital": _capital(
             _ratio("bandwidth", "SoC", soc["bandwidth_byte_per_s"], "CPU", cpu["bandwidth_byte_per_s"])
         ),
-        "soc_cpu_efficiency": _ratio("FLOP/s per watt at fp32", "SoC", soc[efficiency], "CPU", cpu[efficiency]),
+        "soc_cpu_balance": _alike("balance at fp32", "SoC", soc[balance], "CPU", cpu[balance]),
         "gpu_matrix_gain": Text(
             f"{report.times(gpu[half] / gpu[fp32])} its fp32 vector rate"
             if gpu[half] > gpu[fp32]

@@ -155,7 +155,7 @@ def correlate(shown: pd.DataFrame, series: Sequence[Series]) -> tuple[pd.DataFra
     latencies, estimates = [], []
     for one in series:
         own = shown[shown["series"] == one.label].set_index(["model", "batch_size"])
-        name, estimate = f"latency, {one.label}", f"{ESTIMATE}, {one.label}"
+        name, estimate = _variable("latency", one, series), _variable(ESTIMATE, one, series)
         wide[name], wide[estimate] = own["latency_s"], own["estimate_s"]
         latencies.append(name)
         estimates.append(estimate)
@@ -417,11 +417,11 @@ def _scatter_sentences(shown: pd.DataFrame, measured: Measured, batches: Sequenc
                 found.setdefault(batch, {})[said] = ratio
         parts = []
         for batch, spreads in found.items():
-            listed = report.listing(f"{said} {report.significant(ratio, 2)}" for said, ratio in spreads.items())
-            parts.append(f"at batch {batch} {listed}, least for {min(spreads, key=spreads.get)}")
+            listed = report.listing(f"{report.significant(ratio, 2)} for {said}" for said, ratio in spreads.items())
+            parts.append(f"at batch {batch} {listed}, so least for {min(spreads, key=spreads.get)}")
         return (
-            f"{_at(one)}, the factor between the image networks with the most and the least latency per unit is "
-            f"{'; '.join(parts)}."
+            f"{_at(one)}, the image networks with the most and the least latency per unit of each count lie apart by "
+            f"these factors: {'; '.join(parts)}."
             if parts
             else ""
         )
@@ -472,7 +472,14 @@ def _widest_at_equal_flop(cases: pd.DataFrame, tolerance: float = 0.25) -> tuple
 
 
 def _closeness(value: float) -> str:
-    return "closely" if value >= CLOSE else "roughly" if value >= ROUGH else "poorly"
+    # Rounded as it is shown, so that word and number agree.
+    shown = round(value, 2)
+    return "closely" if shown >= CLOSE else "roughly" if shown >= ROUGH else "poorly"
+
+
+def _variable(kind: str, one: Series, series: Sequence[Series]) -> str:
+    """What a latency or an estimate is called among the variables: with its hardware if there are several."""
+    return kind if len(series) == 1 else f"{kind}, {one.label}"
 
 
 def _correlation(correlations: pd.DataFrame, batch_size: int, left: str, right: str) -> pd.Series | None:
@@ -496,9 +503,10 @@ def _correlation_sentences(
     correlations: pd.DataFrame, series: Sequence[Series], batches: Sequence[int]
 ) -> dict[str, Text]:
     def found(one: Series, batch_size: int) -> dict[str, Estimate]:
-        names = {**{name: name for name in COUNTS.values()}, f"{ESTIMATE}, {one.label}": f"the {ESTIMATE}"}
+        names = {name: name for name in COUNTS.values()} | {_variable(ESTIMATE, one, series): f"the {ESTIMATE}"}
         rows = {
-            said: _correlation(correlations, batch_size, f"latency, {one.label}", name) for name, said in names.items()
+            said: _correlation(correlations, batch_size, _variable("latency", one, series), name)
+            for name, said in names.items()
         }
         return {said: _spearman(row) for said, row in rows.items() if row is not None}
 
@@ -556,9 +564,8 @@ def _across(correlations: pd.DataFrame, series: Sequence[Series], batches: Seque
             ]
             quoted = [f"{_quoted(_spearman(row))} at batch {batch}" for batch, row in values if row is not None]
             if quoted:
-                parts.append(
-                    f"The {one.label} and the {other.label} rank the networks alike by {report.listing(quoted)}."
-                )
+                both = f"the {one.label} and the {other.label}"
+                parts.append(f"Between the latencies on {both}, Spearman's correlation is {report.listing(quoted)}.")
     return Text(" ".join(parts) or "With one device there is no second ranking to compare with.")
 
 
@@ -627,9 +634,11 @@ def _in_order_sentence(pairs: pd.DataFrame, cases: pd.DataFrame, measured: Measu
     parts = []
     for one in measured.series:
         own = pairs[(pairs["series"] == one.label) & (pairs["quantity"] == "flop")]
-        by_batch = [f"{row.of - row.pairs} of {row.of} at batch {row.batch_size}" for row in own.itertuples()]
+        by_batch = [f"{row.of - row.pairs} of {row.of} (batch {row.batch_size})" for row in own.itertuples()]
         if by_batch:
-            parts.append(f"{_at(one)} FLOPs leave {report.listing(by_batch)} in order or too close to tell.")
+            parts.append(
+                f"{_at(one)}, FLOPs put {report.listing(by_batch)} pairs in order, or they are too close to tell."
+            )
     return Text(" ".join(parts) or "FLOPs put every pair in order or too close to tell.")
 
 
@@ -677,7 +686,7 @@ def _prediction_sentences(errors: pd.DataFrame, cases: pd.DataFrame, series: Seq
         short = int((timed["estimate_s"] < timed["latency_low_s"]).sum())
         text = (
             f"{_at(one)}, the estimate is too short in {report.number(short)} of {report.number(len(timed))} cases, as "
-            "a roof should be"
+            "an estimate at the roof should be"
         )
         if "flop_s" not in own or "fitted_s" not in own:
             return f"{text}."
@@ -716,6 +725,24 @@ def _throughput_sentences(cases: pd.DataFrame, saturation: pd.DataFrame, series:
             f"{report.times(ratio.max())} ({ratio.idxmax()}), {report.times(ratio.median())} in the median."
         )
 
+    def drop(one: Series) -> str:
+        own = cases[(cases["series"] == one.label) & cases["latency_s"].notna()]
+        slower: dict[str, float] = {}
+        for model, group in own.groupby("model", sort=False):
+            best, last = (group.loc[group[column].idxmax()] for column in ("throughput_per_s", "batch_size"))
+            ours, theirs = (metrics.estimate(case, "throughput_per_s") for case in (last, best))
+            if not ours.overlaps(theirs):
+                slower[model] = theirs.value / ours.value
+        if not slower:
+            return f"{_at(one)}, no network is slower per input at its largest batch than at its best one."
+        worst = max(slower, key=slower.get)
+        return (
+            f"{_at(one)}, {report.number(len(slower))} of {report.plural(own['model'].nunique(), 'network')} "
+            f"{'is' if len(slower) == 1 else 'are'} slower per input at the largest batch than at the best one, by up "
+            f"to a factor of {report.significant(slower[worst], 2)} ({worst}). The roofline does not see that: a "
+            "network's eager intensity never falls with the batch."
+        )
+
     def enough(one: Series) -> str:
         own = saturation[saturation["series"] == one.label]
         if own.empty:
@@ -739,6 +766,7 @@ def _throughput_sentences(cases: pd.DataFrame, saturation: pd.DataFrame, series:
         ),
         "devices_compared": _devices_compared(cases, series),
         "throughput_takeaway": _per_series(series, enough),
+        "drop": _per_series(series, drop),
     }
 
 
@@ -830,7 +858,7 @@ def _alternative_texts(
         for name, said in COUNTS.items()
     }
     rows = [
-        (one.label, batch, _correlation(correlations, batch, f"latency, {one.label}", "FLOPs"))
+        (one.label, batch, _correlation(correlations, batch, _variable("latency", one, series), "FLOPs"))
         for one in series
         for batch in batches
     ]

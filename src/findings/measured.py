@@ -193,6 +193,7 @@ def roofs(
                 "machine": machine.name, "device": device, "precision": precision,
                 "achievable_flop_per_s": flop_per_s, "achievable_kernel": roof["kernel"],
                 "achievable_byte_per_s": byte_per_s, "overhead_s": overhead, "chip": chip or "",
+                "is_hidden": device == "cpu" and chips.match(str(machine.environment["processor"])) is None,
                 **datasheet(chip, precision, machine.environment, device),
             }  # fmt: skip
             hardware = predict.Hardware(flop_per_s, predict.bandwidth_of_curve(curve), overhead, device != "cpu")
@@ -237,7 +238,7 @@ def datasheet(chip: str | None, precision: str, environment: Mapping[str, object
 @lru_cache(maxsize=512)
 def operations(model: str, batch_size: int, precision: str) -> pd.DataFrame:
     """A network's operations in order, with what `predict.operation_times` needs and their ``layer_type``."""
-    names = ("name", "layer_type", "flop", "bytes_read", "bytes_written")
+    names = ("name", "layer_type", "flop", "bytes_read", "bytes_written", "param_bytes")
     counted = workload.count(model, batch_size, precision).forward
     return pd.DataFrame({name: [getattr(operation, name) for operation in counted] for name in names})
 

@@ -1,0 +1,226 @@
+"""Chapter 4's figures: one function each, from a tidy table of `src.findings.utilisation` to a chart."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from src import labels, theme
+from src.figures.latency import FONT_SIZE, PAGE_HEIGHT, batch_colours, decades, log_scale, ticks
+from src.predict import COMPUTE, DISPATCH, LOST, MEMORY, REST
+from src.schema import LAYER_TYPES
+
+PANELS = {"convolutional": ("convolutional", "own"), "mobile": ("mobile",),
+          "transformers and language": ("transformer", "language")}  # fmt: skip
+"""Families that share a panel, so that each network's path can be followed and labelled."""
+
+CAUSE_COLOURS = {COMPUTE: "#222222", MEMORY: "#6B6B6B", DISPATCH: "#8C564B", LOST: "#B9A3D0", REST: "#E3E3E3"}
+_RATE = "replace(format(datum.value, '~s'), regexp('([kMGTPE]?)$'), ' $1FLOP/s')"
+
+
+def rooflines(cases: pd.DataFrame, ceilings: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
+    """Rooflines, achievable and datasheet, with each network's achieved FLOP/s as a path over batch sizes.
+
+    ``cases`` and ``ceilings`` are those of `src.findings.measured`; a panel per series and group of families. A point
+    is at its eager intensity; its whisker reaches to the minimum-bytes intensity. Picking a point in the HTML shows its
+    network alone.
+    """
+    series = [name for name in dict.fromkeys(ceilings["series"]) if name in set(cases["series"])]
+    columns = 1 if len(series) == 1 else 2
+    groups = [name for name, families in PANELS.items() if cases["family"].isin(families).any()]
+    rows = len(groups) * math.ceil(len(series) / columns)
+    width, height = (theme.WIDTH, 236) if columns == 1 else (304, max(150, PAGE_HEIGHT // rows - 45))
+    panels = []
+    for first in range(0, len(series), columns):
+        for group in groups:
+            for name in series[first : first + columns]:
+                own = cases[(cases["series"] == name) & cases["family"].isin(PANELS[group])]
+                roof = ceilings[ceilings["series"] == name].iloc[0]
+                title = group + (f", {name}" if len(series) > 1 else "")
+                panels.append(_roofline_panel(own, roof, batches, title, width, height))
+    return alt.concat(*panels, columns=columns, spacing=14)
+
+
+def _roofline_panel(
+    own: pd.DataFrame, roof: pd.Series, batches: Sequence[int], title: str, width: int, height: int
+) -> alt.LayerChart:
+    peak = np.nanmax([roof["achievable_flop_per_s"], roof["peak_flop_per_s"]])
+    ridge = roof["achievable_flop_per_s"] / roof["achievable_byte_per_s"]
+    x_domain = decades(pd.concat([own["intensity_eager"], own["intensity_min"], pd.Series([ridge])]), 1.6, 1.3)
+    y_domain = decades(pd.concat([own["achieved_flop_per_s"], pd.Series([peak])]), 1.6, 1.25)
+    x = alt.X("intensity_eager:Q", title="arithmetic intensity (FLOP/B)", scale=log_scale(x_domain),
+              axis=alt.Axis(values=ticks(x_domain), format="~g"))  # fmt: skip
+    y = alt.Y("achieved_flop_per_s:Q", title="achieved", scale=log_scale(y_domain),
+              axis=alt.Axis(values=ticks(y_domain), labelExpr=_RATE))  # fmt: skip
+    points = own.sort_values(["model", "batch_size"]).assign(batch=own["batch_size"].astype(str))
+    pick = alt.selection_point(name=_parameter_name(title), fields=["model"], on="click", empty=True)
+    visible = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.06))
+    base = alt.Chart(points)
+    tooltip = ["model", "batch_size", "n", alt.Tooltip("achieved_flop_per_s", format=".4s"),
+               alt.Tooltip("intensity_eager", format=".3g"), alt.Tooltip("intensity_min", format=".3g"),
+               alt.Tooltip("utilisation", format=".1%"), alt.Tooltip("mfu", format=".1%")]  # fmt: skip
+    layers = [
+        *_roof_lines(roof, x_domain, y_domain),
+        base.mark_rule(strokeWidth=0.7, opacity=0.45, color=theme.NEUTRAL).encode(x=x, y=y, x2="intensity_min"),
+        base.mark_line(strokeWidth=1.1, color="#8A8A8A").encode(
+            x=x, y=y, detail="model:N", order="batch_size:Q", opacity=visible
+        ),
+        base.mark_circle(size=34).encode(
+            x=x, y=y, tooltip=tooltip, opacity=visible,
+            color=alt.Color("batch:N", title="batch size", scale=batch_colours(batches)),
+        ),
+    ]  # fmt: skip
+    if len(points):
+        layers += _path_labels(points, x_domain, y_domain, width, height, x, y)
+    chart = alt.layer(*layers).properties(width=width, height=height, title=alt.Title(title, fontSize=12))
+    return chart.add_params(pick)
+
+
+def _parameter_name(title: str) -> str:
+    return "pick_" + re.sub(r"\W+", "_", title)
+
+
+def _path_labels(points: pd.DataFrame, x_domain, y_domain, width: int, height: int, x: alt.X, y: alt.Y) -> list:
+    """A network's name at the end of its path, clear of all the points and paths."""
+    ends = points.groupby("model", sort=False).tail(1)
+    paths = [
+        list(zip(group["intensity_eager"], group["achieved_flop_per_s"], strict=True))
+        for _, group in points.groupby("model", sort=False)
+    ]
+    # The other points are obstacles without a name: they are placed along and their labels dropped.
+    everything = pd.concat([ends.assign(text=ends["model"]), points.drop(ends.index).assign(text="")])
+    placed = labels.place(
+        everything, "intensity_eager", "achieved_flop_per_s", "text", x_domain=x_domain, y_domain=y_domain, width=width,
+        height=height, font_size=FONT_SIZE, lines=paths,
+    )  # fmt: skip
+    named = alt.Chart(placed[placed["text"] != ""])
+    return [
+        named.transform_filter("datum.label_distance_px > 9")
+        .mark_rule(strokeWidth=0.6, color="#999999")
+        .encode(x=x, y=y, x2="leader_x", y2="leader_y"),
+        named.mark_text(fontSize=FONT_SIZE, color=theme.INK).encode(
+            x=alt.X("label_x:Q", title=x.to_dict()["title"]), y=alt.Y("label_y:Q", title="achieved"), text="text"
+        ),
+    ]
+
+
+def _roof_lines(roof: pd.Series, x_domain: tuple[float, float], y_domain: tuple[float, float]) -> list[alt.Chart]:
+    """The achievable roof (solid) and the datasheet's (dashed), cut to the panel, each with its rate written on it."""
+    lines = []
+    for kind, dash, width in (("achievable", [1, 0], 1.8), ("peak", [5, 3], 1.2)):
+        flop_per_s, byte_per_s = roof[f"{kind}_flop_per_s"], roof[f"{kind}_byte_per_s"]
+        if not np.isfinite(flop_per_s):
+            continue
+        if np.isfinite(byte_per_s):
+            ridge = flop_per_s / byte_per_s
+            left = max(x_domain[0], y_domain[0] / byte_per_s)
+            corners = [(left, left * byte_per_s), (ridge, flop_per_s), (x_domain[1], flop_per_s)]
+        else:
+            corners = [
+                (roof["achievable_flop_per_s"] / roof["achievable_byte_per_s"], flop_per_s),
+                (x_domain[1], flop_per_s),
+            ]
+        corner = pd.DataFrame(corners, columns=["intensity_eager", "achieved_flop_per_s"])
+        base = alt.Chart(corner)
+        lines.append(
+            base.mark_line(color=theme.INK, strokeWidth=width, strokeDash=dash, clip=True).encode(
+                x="intensity_eager:Q", y="achieved_flop_per_s:Q"
+            )
+        )
+    return lines
+
+
+def utilisation(shown: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
+    """Utilisation (left, with its whisker to that at minimum bytes) and MFU (right), one row a network, logarithmic.
+
+    Without a datasheet peak there is no right panel. The line at 100 % is the roof.
+    """
+    table = shown.assign(batch=shown["batch_size"].astype(str))
+    values = pd.concat([table["utilisation"], table["utilisation_min"], table["mfu"], pd.Series([1.0])])
+    domain = decades(values, 1.15, 1.1)
+    panels = []
+    names = list(dict.fromkeys(table["series"]))
+    for name in names:
+        own = table[table["series"] == name]
+        columns = [("utilisation", "utilisation (achieved / attainable)")]
+        if own["mfu"].notna().any():
+            columns.append(("mfu", "MFU (achieved / peak)"))
+        width = (theme.WIDTH - 40 - 14 * (len(columns) - 1)) / len(columns)
+        both = [
+            _share_panel(own, column, title, domain, batches, width, index == 0)
+            for index, (column, title) in enumerate(columns)
+        ]
+        heading = alt.Title(name if len(names) > 1 else "", fontSize=12)
+        panels.append(alt.hconcat(*both, spacing=14).properties(title=heading))
+    return alt.vconcat(*panels, spacing=12) if len(panels) > 1 else panels[0]
+
+
+def _share_panel(
+    own: pd.DataFrame, column: str, title: str, domain, batches: Sequence[int], width: float, has_names: bool
+) -> alt.LayerChart:
+    models = list(dict.fromkeys(own["model"]))
+    x = alt.X(f"{column}:Q", title=title, scale=log_scale(domain), axis=alt.Axis(values=ticks(domain, 7), format="~%"))
+    base = alt.Chart(own).encode(
+        y=alt.Y("model:N", sort=models, title=None, axis=alt.Axis(labels=has_names, ticks=False, grid=True)),
+        yOffset=alt.YOffset("batch:N", sort=[str(batch) for batch in batches]),
+        color=alt.Color("batch:N", title="batch size", scale=batch_colours(batches)),
+    )
+    tooltip = [
+        "model",
+        "batch_size",
+        *(alt.Tooltip(name, format=".1%") for name in ("utilisation", "utilisation_min", "mfu")),
+    ]
+    layers = [alt.Chart(pd.DataFrame({column: [1.0]})).mark_rule(color=theme.INK, strokeWidth=1.2).encode(x=x)]
+    if column == "utilisation":
+        layers.append(base.mark_rule(strokeWidth=1).encode(x=x, x2="utilisation_min"))
+    layers.append(base.mark_circle(size=28, opacity=1).encode(x=x, tooltip=tooltip))
+    return alt.layer(*layers).properties(width=width, height=max(16, 6 * len(batches)) * len(models))
+
+
+def causes(table: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
+    """Measured time of each network split into causes, as stacked bars; a panel per series and batch size.
+
+    Grey is time at the roof, colour is time lost, by layer type where that is known; each bar is the whole latency.
+    """
+    named = {**{f"{kind}": CAUSE_COLOURS[kind] for kind in (COMPUTE, MEMORY, DISPATCH)},
+             **{f"below roof: {kind}": theme.LAYER_COLOURS[kind] for kind in LAYER_TYPES},
+             LOST: CAUSE_COLOURS[LOST], REST: CAUSE_COLOURS[REST]}  # fmt: skip
+    part = np.where(table["layer_type"] != "", "below roof: " + table["layer_type"], table["cause"])
+    parts = table.assign(part=part)
+    parts = parts[parts["share"] > 0]
+    order = [name for name in named if name in set(parts["part"])]
+    parts = parts.assign(position=parts["part"].map(order.index))
+    models = list(dict.fromkeys(table["model"]))
+    series = list(dict.fromkeys(table["series"]))
+    width = (theme.WIDTH - 20 - 12 * (len(batches) - 1)) / len(batches)
+    step = 17 if len(series) == 1 else max(11, min(17, PAGE_HEIGHT // (len(series) * len(models)) - 2))
+    rows = []
+    for name in series:
+        panels = []
+        for index, batch in enumerate(batches):
+            own = parts[(parts["series"] == name) & (parts["batch_size"] == batch)]
+            panels.append(
+                alt.Chart(own if len(own) else parts.iloc[:0])
+                .mark_bar()
+                .encode(
+                    x=alt.X("share:Q", title="share of measured time" if name == series[-1] else None, stack="zero",
+                            scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="~%", tickCount=4)),
+                    y=alt.Y("model:N", sort=None, scale=alt.Scale(domain=models), title=None,
+                            axis=alt.Axis(labels=index == 0, ticks=False)),
+                    color=alt.Color("part:N", title=None, sort=order,
+                                    scale=alt.Scale(domain=order, range=[named[name] for name in order]),
+                                    legend=alt.Legend(columns=3, symbolType="square")),
+                    order=alt.Order("position:Q"),
+                    tooltip=["model", "batch_size", "part", alt.Tooltip("share", format=".1%"),
+                             alt.Tooltip("time_s", format=".4s"), alt.Tooltip("latency_s", format=".4s")],
+                )
+                .properties(width=width, height=step * len(models),
+                            title=alt.Title(f"batch {batch}" + (f", {name}" if len(series) > 1 else ""), fontSize=11))
+            )  # fmt: skip
+        rows.append(alt.hconcat(*panels, spacing=12))
+    return alt.vconcat(*rows, spacing=10) if len(rows) > 1 else rows[0]
