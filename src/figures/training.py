@@ -295,13 +295,19 @@ def memory(held: pd.DataFrame) -> alt.TopLevelMixin:
     panels = []
     for label, group in held.groupby("series", sort=False):
         y = alt.Y("model:N", sort=_order(group), title=None, axis=alt.Axis(labelFontSize=11))
-        bars_ = alt.Chart(group).transform_calculate(amount=_PREFIX.format("datum.byte", "B")).mark_bar(height=13).encode(
-            x=alt.X("byte:Q", stack="zero", title="memory", axis=alt.Axis(tickCount=6, labelExpr=_PREFIX.format(
-                "datum.value", "B") + "")),
-            y=y, order=alt.Order("rank:Q"),
-            color=alt.Color("component:N", scale=theme.scale(COMPONENT_COLOURS, group["component"]), title=None),
-            tooltip=["model", "component", "amount:N"],
-        )  # fmt: skip
+        amount = _PREFIX.format("datum.value", "B")
+        stacked = (
+            alt.Chart(group)
+            .transform_calculate(amount=_PREFIX.format("datum.byte", "B"))
+            .mark_bar(height=13)
+            .encode(
+                x=alt.X("byte:Q", stack="zero", title="memory", axis=alt.Axis(tickCount=6, labelExpr=amount)),
+                y=y,
+                order=alt.Order("rank:Q"),
+                color=alt.Color("component:N", scale=theme.scale(COMPONENT_COLOURS, group["component"]), title=None),
+                tooltip=["model", "component", "amount:N"],
+            )
+        )
         measured = group.drop_duplicates("model")
         measured = measured[measured["measured_byte"].notna()].assign(mark="measured peak")
         ticks = (
@@ -310,7 +316,7 @@ def memory(held: pd.DataFrame) -> alt.TopLevelMixin:
             .mark_tick(thickness=3, size=17, color=theme.INK)
             .encode(x="measured_byte:Q", y=y, tooltip=["model", "mark", "amount:N"])
         )
-        layers = bars_ + ticks if len(measured) else bars_
+        layers = stacked + ticks if len(measured) else stacked
         panels.append(
             layers.properties(
                 width=theme.WIDTH - 30, height=19 * group["model"].nunique(), title=label if several else ""

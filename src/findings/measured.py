@@ -109,7 +109,7 @@ def load(root: Path | None = None) -> Measured:
             continue
         environments[name] = machine.environment
         latencies.append(latency.assign(machine=name))
-        for row, device in _roofs(machine, sorted(set(latency["device"])), set(latency["precision"])):
+        for row, device in roofs(machine, sorted(set(latency["device"])), set(latency["precision"])):
             roofs.append(row)
             hardware[row["machine"], row["device"], row["precision"]] = device
     if not latencies:
@@ -171,7 +171,7 @@ def _counts(latency: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return pd.DataFrame(rows), tuple(dict.fromkeys(uncounted))
 
 
-def _roofs(
+def roofs(
     machine: store.Measured, devices: Iterable[str], precisions: set[str]
 ) -> Iterable[tuple[dict, predict.Hardware]]:
     """Per device and precision: a row of ceilings, and the hardware as `predict` takes it."""
