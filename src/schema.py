@@ -491,8 +491,12 @@ TRUST = Table(
     "trust",
     (
         _ENVIRONMENT,
-        _column("comparison", allowed=COMPARISONS, doc="memory bandwidth against C STREAM, rates of the networks' own "
-                "products against the ceiling, medians against torch.utils.benchmark, cost of the loop itself"),
+        _column(
+            "comparison",
+            allowed=COMPARISONS,
+            doc="memory bandwidth against C STREAM, rates of the networks' own "
+            "products against the ceiling, medians against torch.utils.benchmark, cost of the loop itself",
+        ),
         _column("subject", doc="what was used: a kernel, or a way of timing"),
         _column("case", doc="what it was used on"),
         _column("round", int, doc="subjects take turns within a round", low=0, high=1e6),
