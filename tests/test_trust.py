@@ -127,6 +127,26 @@ def test_the_c_program_streams_and_says_how_long_it_took(tmp_path):
     assert subprocess.run([program], capture_output=True).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "size", "taps"),
+    [
+        # One row of 4: a kernel of 3 with padding 1 meets 2 + 3 + 3 + 2 = 10 of 12 taps, in each direction.
+        ({"kernel_size": 3, "padding": 1}, (4, 4), 10 * 10),
+        ({"kernel_size": 3}, (4, 4), 6 * 6),  # two places of three taps
+        ({"kernel_size": 1, "stride": 2}, (4, 4), 2 * 2),
+        ({"kernel_size": 3, "padding": 1, "stride": 2}, (4, 4), 5 * 5),  # at 0: 2 taps; at 2: 3
+        ({"kernel_size": (1, 3), "padding": (0, 2), "dilation": 2}, (1, 4), 1 * 8),  # 2 + 2 + 2 + 2
+    ],
+)
+def test_multiplications_by_padding_are_not_counted(arguments, size, taps):
+    import torch
+
+    module = torch.nn.Conv2d(6, 4, groups=2, bias=False, **arguments)
+    output = module(torch.zeros(5, 6, *size))
+    # 5 images x 4 output channels x 3 input channels each, a multiply and an add.
+    assert trust.convolution_flop(module, size, output) == 2 * 5 * 4 * 3 * taps
+
+
 def test_both_timers_find_the_same_median():
     def call():
         return sum(range(20_000))
