@@ -4,7 +4,7 @@ Four comparisons, each with both sides in one run and in turn, so that drift of 
 
 * ``bandwidth``: this book's kernels against a C STREAM triad, built here with full optimisation;
 * ``operations``: every convolution and linear layer of the measured networks alone, against the measured ceiling;
-* ``timers``: `src.timing` against ``torch.utils.benchmark``;
+* ``timers``: `src.timing` against ``torch.utils.benchmark``, call by call, and in the time that each needs;
 * ``overhead``: what the timing loop adds to a call that does nothing.
 
 ``repeat`` measures a part of the inference sweep a second time, into the folder ``repeat`` of the machine's folder.
@@ -43,7 +43,10 @@ OUR_TIMER, OTHER_TIMER = "src.timing", "torch.utils.benchmark"
 TIMER_CASES = (("shufflenet_v2_x1_0", 1), ("resnet18", 1), ("mobilenet_v2", 1), ("vit_b_16", 1), ("gpt2_decode", 1),
                ("resnet18", 16))  # fmt: skip
 """Networks of several kinds, from some milliseconds to some tenths of a second a call on a few cores."""
-TIMER_ROUNDS = 5
+TIMER_PAIRS = 60
+TIMER_CASE_S = 15.0
+"""Pairs of single calls, one by each timer, and the seconds after which a case has enough of them (ten at least)."""
+STOPPING_ROUNDS = 5
 OTHER_TIMES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Running times that ``blocked_autorange`` is asked for, its default first: it has no rule to stop at an interval's
 width, so that the shortest time that reaches the width counts, as if its user had known it beforehand."""
@@ -248,6 +251,24 @@ def time_with_other(call: Callable[[], object], threads: int) -> tuple[float, fl
     return measured.median, width, elapsed_s
 
 
+def _call_by_call(run: _Run, label: str, call: Callable[[], object], clock: timing.Clock, threads: int) -> None:
+    """Single calls timed by both in turn: whatever slows the machine for a moment meets both alike."""
+    from torch.utils import benchmark as torch_benchmark
+
+    timer = torch_benchmark.Timer(stmt="call()", globals={"call": call}, num_threads=threads)
+    ways = {
+        OUR_TIMER: lambda: timing.time_once({"call": call}, clock)[0]["call"],
+        OTHER_TIMER: lambda: timer.timeit(1).times[0],
+    }
+    began = time.monotonic()
+    for pair in range(TIMER_PAIRS):
+        for subject in ways if pair % 2 == 0 else reversed(ways):
+            call()  # each finds the caches as a call of the same network left them
+            run.add("timer", subject, label, pair, 0, ways[subject]())
+        if pair >= 9 and time.monotonic() - began > TIMER_CASE_S:
+            return
+
+
 def _timers(run: _Run, environment: Mapping[str, Any]) -> None:
     import torch
 
@@ -264,11 +285,13 @@ def _timers(run: _Run, environment: Mapping[str, Any]) -> None:
             case = Case(name, "inference", batch_size, run.device, "fp32")
             call = steps.inference_step(case, torch.device(run.device))["inference"]
             call()
-            for round_ in range(TIMER_ROUNDS):
+            label = f"{name}, batch {batch_size}"
+            _call_by_call(run, label, call, clock, threads)
+            for round_ in range(STOPPING_ROUNDS):
                 # Who begins alternates, so that neither always profits from what the other warmed up.
                 for subject in timers if round_ % 2 == 0 else reversed(timers):
                     median_s, width, elapsed_s = timers[subject](call)
-                    run.add("timer", subject, f"{name}, batch {batch_size}", round_, 0, median_s, elapsed_s=elapsed_s,
+                    run.add("stopping", subject, label, round_, 0, median_s, elapsed_s=elapsed_s,
                             relative_half_width=width if math.isfinite(width) else None)  # fmt: skip
             run.log(f"  timers on {name}, batch {batch_size}")
 

@@ -23,8 +23,9 @@ def add_trust(folder, environment, *, triad=40e9, best=44e9, ours_s=0.1, other_s
                 out.append(base | {"comparison": "bandwidth", "subject": subject, "index": index,
                                    "latency_s": 1e9 / rate, "bytes_moved": 1e9})  # fmt: skip
             for subject, seconds, elapsed_s in ((trust.OUR_TIMER, ours_s, 1.0), (trust.OTHER_TIMER, other_s, 2.0)):
-                out.append(base | {"comparison": "timer", "subject": subject, "case": "net, batch 1", "round": index,
-                                   "index": 0, "latency_s": seconds, "elapsed_s": elapsed_s})  # fmt: skip
+                row = base | {"subject": subject, "case": "net, batch 1", "round": index, "index": 0}
+                out.append(row | {"comparison": "timer", "latency_s": seconds})
+                out.append(row | {"comparison": "stopping", "latency_s": seconds, "elapsed_s": elapsed_s})
             out.append(base | {"comparison": "operation", "subject": "linear", "case": "linear 1x1 to 1",
                                "index": index, "latency_s": 1e9 / layer, "flop": 1e9})  # fmt: skip
             for subject, seconds in (("timing loop", 60e-9), ("timeit", 50e-9), ("clock", 80e-9)):
@@ -114,6 +115,19 @@ def test_a_second_run_in_another_environment_is_not_compared(tmp_path):
     written = synthetic.write(tmp_path / "second", other, dict.fromkeys(synthetic.cases(["a"]), 0.1))
     shutil.move(written, folder / "repeat")
     assert findings.find(tmp_path).repeats.empty
+
+
+def test_pairs_of_calls_take_turns_in_who_begins(tmp_path):
+    began = []
+    with store.appender(tmp_path, "trust.jsonl") as out:
+        run = trust._Run("e", "cpu", out, print, {})
+        add = run.add
+        run.add = lambda *arguments, **more: (began.append(arguments[1]), add(*arguments, **more))
+        trust._call_by_call(run, "nothing", lambda: None, timing.CpuClock(), 1)
+    assert began[:4] == [trust.OUR_TIMER, trust.OTHER_TIMER, trust.OTHER_TIMER, trust.OUR_TIMER]
+    assert began.count(trust.OUR_TIMER) == trust.TIMER_PAIRS
+    rows, faults = store.read_rows(tmp_path / "trust.jsonl", schema.TRUST)
+    assert faults == [] and all(row["latency_s"] < 0.01 for row in rows)
 
 
 def test_the_c_program_streams_and_says_how_long_it_took(tmp_path):
