@@ -24,6 +24,9 @@ RATIO_MARKS = {"FLOPs": "diamond", "roofline": "triangle-right", "latency": "cir
 MOST_PIES = 10
 """Networks whose pies fit on a page of the PDF."""
 
+LEAST_INTENSITY = 0.01
+"""Below this many FLOP per byte, the arithmetic is that of book-keeping beside copies."""
+
 _PREFIX = (
     "{0} >= 1e12 ? format({0} / 1e12, '.3') + ' T{1}' : {0} >= 1e9 ? format({0} / 1e9, '.3') + ' G{1}' : "
     "{0} >= 1e6 ? format({0} / 1e6, '.3') + ' M{1}' : {0} >= 1e3 ? format({0} / 1e3, '.3') + ' k{1}' : "
@@ -239,10 +242,10 @@ def rates(points: pd.DataFrame, roof_lines: pd.DataFrame) -> alt.TopLevelMixin:
     """Layer types under the roofs: all arithmetic per second against all arithmetic per byte, one point a network.
 
     ``points`` has ``intensity``, ``work_per_s``, ``layer_type``, ``phase``, ``model``, ``series``; ``roof_lines`` per
-    series ``achievable_flop_per_s``, ``achievable_byte_per_s`` and ``cache_byte_per_s``. What does no arithmetic has no
-    place on logarithmic axes.
+    series ``achievable_flop_per_s``, ``achievable_byte_per_s`` and ``cache_byte_per_s``. Layer types that do next to no
+    arithmetic have no place under a roof of arithmetic.
     """
-    points = points[points["work_per_s"] > 0]
+    points = points[points["intensity"] >= LEAST_INTENSITY]
     low, high = points["intensity"].min() / 1.6, points["intensity"].max() * 1.6
     floor = points["work_per_s"].min() / 1.6
     colour = alt.Color("layer_type:N", scale=theme.scale(COLOURS, points["layer_type"]), title=None,

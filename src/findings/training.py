@@ -29,6 +29,9 @@ SGD_PASSES = 5
 momentum, and writes parameter and momentum."""
 
 RESAMPLES = 2000
+NEAR_ROOF = 0.5
+"""From this share of an achievable rate on, prose says that the rate sets the time."""
+
 KNOWN_SHARE = 0.01
 """A layer type below this share of a pass's time is left out of rates: its time is mostly that of calling it."""
 
@@ -210,7 +213,7 @@ def spared_flop(asked: workload.Workload) -> dict[str, int]:
 
 def _roof_s(operations: Iterable[workload.Operation], hardware: predict.Hardware) -> float:
     """Seconds that operations take at the least, each at its own roof, and to dispatch them."""
-    names = ("flop", "bytes_read", "bytes_written")
+    names = ("flop", "bytes_read", "bytes_written", "param_bytes")
     frame = pd.DataFrame([{name: getattr(o, name) for name in names} for o in operations], columns=list(names))
     return predict.latency_s(predict.components(predict.operation_times(frame, hardware)), hardware)
 
@@ -796,25 +799,14 @@ def _kind_sentences(kinds: pd.DataFrame, points: pd.DataFrame, roof_table: pd.Da
         return said | {"ridge": Text("No ceilings were measured, so there is no ridge to compare with."),
                        "kinds_takeaway": Text("Where the time goes follows from no count alone."),
                        "alt_points": Text("Rates of layer types without roofs, for none were measured.")}  # fmt: skip
-    left = kinds[~kinds["is_compute_bound"].astype(bool)]
-    explained = dearer[dearer["layer_type"].isin(left["layer_type"])]
-    above = _above(points, roof_table)
+    left = known[~known["is_compute_bound"].astype(bool)]
     said["ridge"] = Text(
         f"The ridge of the {label} lies at {report.intensity(kinds['ridge'].iloc[0])}. Left of it, by their "
         "eager bytes, "
         "are "
         f"{report.listing(f'{row.layer_type} ({report.significant(row.intensity, 2)})' for row in left.itertuples())}. "
-        + (
-            f"Of the {report.plural(len(dearer), 'type')} dearer than their FLOPs, {report.number(len(explained))} lie "
-            "there: they wait for memory rather than for arithmetic, and reach "
-            + report.listing(
-                f"{report.percent(row.bandwidth_share)} ({row.layer_type})" for row in explained.itertuples()
-            )
-            + " of the achievable bandwidth."
-            if len(explained)
-            else "None of the types that are dearer than their FLOPs lies there."
-        )
-        + above
+        + _limits(dearer)
+        + _above(points, roof_table)
     )
     said["kinds_takeaway"] = _kinds_takeaway(kinds, label)
     said["alt_points"] = Text(
@@ -826,6 +818,36 @@ def _kind_sentences(kinds: pd.DataFrame, points: pd.DataFrame, roof_table: pd.Da
         + "."
     )
     return said
+
+
+def _limits(dearer: pd.DataFrame) -> str:
+    """For the types dearer than their FLOPs: is it memory, is it arithmetic, or does the kernel use neither?"""
+    if dearer.empty:
+        return "No type is dearer than its FLOPs."
+    memory = dearer["bandwidth_share"] >= NEAR_ROOF
+    compute = ~memory & (dearer["compute_share"] >= NEAR_ROOF)
+    words = ["Of the types dearer than their FLOPs,"]
+    parts: list[str] = []
+    for chosen, share, ending in (
+        (memory, "bandwidth_share", "of the achievable bandwidth, so that memory sets their time"),
+        (compute, "compute_share", "of the achievable FLOP/s, so that arithmetic sets their time"),
+    ):
+        some = zip(dearer.loc[chosen, "layer_type"], dearer.loc[chosen, share], strict=True)
+        listed = [f"{name} {report.percent(value)}" for name, value in some]
+        if listed:
+            parts.append(f"{report.listing(listed)} {ending}")
+    words.append(f"{'; '.join(parts)}." if parts else f"none reaches {report.percent(NEAR_ROOF)} of either roof.")
+    neither = dearer[~memory & ~compute]
+    if len(neither):
+        best = neither[["bandwidth_share", "compute_share"]].max(axis=1)
+        names = report.listing(f"{name} ({report.percent(value)})" for name, value in
+                               zip(neither["layer_type"], best, strict=True))  # fmt: skip
+        words.append(
+            f"Neither roof explains the time of {names}, with the share of the nearer roof in brackets: their "
+            "kernels fall "
+            "short of what this hardware allows."
+        )
+    return " ".join(words)
 
 
 def _above(points: pd.DataFrame, roof_table: pd.DataFrame) -> str:
