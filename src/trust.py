@@ -1,10 +1,11 @@
 """How far the measurements can be trusted: the same quantities, measured by other means or a second time.
 
-Four comparisons, each with both sides in one run and in turn, so that drift of the machine meets both alike:
+Five comparisons, each with both sides in one run and in turn, so that drift of the machine meets both alike:
 
 * ``bandwidth``: this book's kernels against a C STREAM triad, built here with full optimisation;
 * ``operations``: every convolution and linear layer of the measured networks alone, against the measured ceiling;
-* ``timers``: `src.timing` against ``torch.utils.benchmark``, call by call, and in the time that each needs;
+* ``timers``: `src.timing` against ``torch.utils.benchmark``, call by call;
+* ``stopping``: the same two, in the time that each needs to narrow its interval;
 * ``overhead``: what the timing loop adds to a call that does nothing.
 
 ``repeat`` measures a part of the inference sweep a second time, into the folder ``repeat`` of the machine's folder.
@@ -29,7 +30,7 @@ from typing import Any
 from src import benchmark, ceilings, command, schema, steps, store, timing
 from src.schema import Case
 
-COMPARISONS = ("overhead", "bandwidth", "timers", "operations", "repeat")
+COMPARISONS = ("overhead", "bandwidth", "timers", "stopping", "operations", "repeat")
 
 C_SOURCE = Path(__file__).with_name("stream_triad.c")
 C_FLAGS = ("-O3", "-march=native", "-fopenmp")
@@ -269,31 +270,41 @@ def _call_by_call(run: _Run, label: str, call: Callable[[], object], clock: timi
             return
 
 
-def _timers(run: _Run, environment: Mapping[str, Any]) -> None:
+def _networks(run: _Run) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The label and the call of each of `TIMER_CASES`, called once, under the settings of inference in fp32."""
     import torch
 
     from src.precision import settings
 
-    clock = timing.clock_for(run.device)
-    threads = int(environment["threads"])
-    timers = {
-        OUR_TIMER: lambda call: time_with_ours(call, clock),
-        OTHER_TIMER: lambda call: time_with_other(call, threads),
-    }
     with torch.inference_mode(), settings("fp32"):
         for name, batch_size in TIMER_CASES:
             case = Case(name, "inference", batch_size, run.device, "fp32")
             call = steps.inference_step(case, torch.device(run.device))["inference"]
             call()
-            label = f"{name}, batch {batch_size}"
-            _call_by_call(run, label, call, clock, threads)
-            for round_ in range(STOPPING_ROUNDS):
-                # Who begins alternates, so that neither always profits from what the other warmed up.
-                for subject in timers if round_ % 2 == 0 else reversed(timers):
-                    median_s, width, elapsed_s = timers[subject](call)
-                    run.add("stopping", subject, label, round_, 0, median_s, elapsed_s=elapsed_s,
-                            relative_half_width=width if math.isfinite(width) else None)  # fmt: skip
-            run.log(f"  timers on {name}, batch {batch_size}")
+            yield f"{name}, batch {batch_size}", call
+
+
+def _timers(run: _Run, environment: Mapping[str, Any]) -> None:
+    clock = timing.clock_for(run.device)
+    for label, call in _networks(run):
+        _call_by_call(run, label, call, clock, int(environment["threads"]))
+        run.log(f"  timers on {label}")
+
+
+def _stopping(run: _Run, environment: Mapping[str, Any]) -> None:
+    clock = timing.clock_for(run.device)
+    timers = {
+        OUR_TIMER: lambda call: time_with_ours(call, clock),
+        OTHER_TIMER: lambda call: time_with_other(call, int(environment["threads"])),
+    }
+    for label, call in _networks(run):
+        for round_ in range(STOPPING_ROUNDS):
+            # Who begins alternates, so that neither always profits from what the other warmed up.
+            for subject in timers if round_ % 2 == 0 else reversed(timers):
+                median_s, width, elapsed_s = timers[subject](call)
+                run.add("stopping", subject, label, round_, 0, median_s, elapsed_s=elapsed_s,
+                        relative_half_width=width if math.isfinite(width) else None)  # fmt: skip
+        run.log(f"  stopping on {label}")
 
 
 # Overhead
@@ -336,6 +347,8 @@ def compare(measuring: command.Measuring, wanted: Sequence[str]) -> None:
                 _bandwidth(run, measuring.environment)
             elif comparison == "timers":
                 _timers(run, measuring.environment)
+            elif comparison == "stopping":
+                _stopping(run, measuring.environment)
             elif comparison == "operations":
                 _operations(run)
             elif comparison == "repeat":
@@ -347,7 +360,8 @@ def missing(measuring: command.Measuring) -> list[str]:
     name = store.environment_id(measuring.environment)
     rows, _ = store.read_rows(measuring.folder / "trust.jsonl", schema.TRUST)
     present = {row["comparison"] for row in rows if row["environment"] == name}
-    recorded = {"overhead": "overhead", "bandwidth": "bandwidth", "operations": "operation", "timers": "timer"}
+    recorded = {"overhead": "overhead", "bandwidth": "bandwidth", "operations": "operation", "timers": "timer",
+                "stopping": "stopping"}  # fmt: skip
     return [comparison for comparison, kind in recorded.items() if kind not in present]
 
 

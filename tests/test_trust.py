@@ -178,7 +178,7 @@ def test_only_what_is_missing_is_compared(tmp_path):
     measuring = command.Measuring(folder, "cpu", synthetic.environment(), print)
     assert trust.missing(measuring) == []
     fresh = command.Measuring(tmp_path / "fresh", "cpu", synthetic.environment(), print)
-    assert trust.missing(fresh) == ["overhead", "bandwidth", "operations", "timers"]
+    assert trust.missing(fresh) == ["overhead", "bandwidth", "operations", "timers", "stopping"]
 
 
 def test_overhead_is_recorded_and_a_second_run_adds_rounds(tmp_path):
