@@ -86,6 +86,8 @@ class Numbering:
 
     def _visit(self, element: dict) -> list[dict] | None:
         kind, content = element["t"], element.get("c")
+        if kind == "Table":  # its columns take what they need: Pandoc's widths are the Markdown's, citations and all
+            content[2] = [[alignment, {"t": "ColWidthDefault"}] for alignment, _ in content[2]]
         if kind == "Header":
             self._header(content)
         elif kind in ("Figure", "Table") and _LABEL.fullmatch(content[0][0]):

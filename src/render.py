@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from src import freshness
+from src.book import BookError
 from src.schema import ROOT
 
 OLDEST_QUARTO = (1, 9, 17)
@@ -86,7 +87,7 @@ def with_quarto(quarto: str, *arguments: str) -> None:
 
 
 def render() -> list[Path]:
-    """Render HTML and PDF; returns the files to open. Raises CalledProcessError or the draft edition's error."""
+    """Render HTML and PDF; returns the files to open. Raises CalledProcessError or `BookError`."""
     try:
         quarto = _quarto_or_install()
     except NoQuarto as reason:
@@ -122,6 +123,8 @@ def main() -> None:
                 print(path)
     except NoQuarto as reason:
         sys.exit(f"The preview needs Quarto: {reason}.")
+    except BookError as error:
+        sys.exit(str(error))
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
     except KeyboardInterrupt:

@@ -486,13 +486,18 @@ DRIFT = Table(
 )
 """A reference timed at the start, middle and end of each run, to tell whether the machine itself changed."""
 
-COMPARISONS = ("bandwidth", "operation", "timer", "overhead")
+COMPARISONS = ("bandwidth", "operation", "timer", "stopping", "overhead")
 TRUST = Table(
     "trust",
     (
         _ENVIRONMENT,
-        _column("comparison", allowed=COMPARISONS, doc="memory bandwidth against C STREAM, rates of the networks' own "
-                "products against the ceiling, medians against torch.utils.benchmark, cost of the loop itself"),
+        _column(
+            "comparison",
+            allowed=COMPARISONS,
+            doc="memory bandwidth against C STREAM, rates of the networks' own "
+            "products against the ceiling, single calls against torch.utils.benchmark, time to a narrow interval "
+            "against the same, cost of the loop itself",
+        ),
         _column("subject", doc="what was used: a kernel, or a way of timing"),
         _column("case", doc="what it was used on"),
         _column("round", int, doc="subjects take turns within a round", low=0, high=1e6),
@@ -506,7 +511,7 @@ TRUST = Table(
     ),
     key=("environment", "comparison", "subject", "case", "round", "index"),
 )
-"""This book's way of measuring against others: raw timings, except for ``timer``, whose rows are medians."""
+"""This book's way of measuring against others: raw timings, except for ``stopping``: medians."""
 
 IDENTITY = (
     _column("machine", doc="short name, of the folder"),

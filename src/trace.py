@@ -96,6 +96,7 @@ class _Kernel:
     mutated: frozenset[int | str]
     write_only: bool
     functional: bool
+    is_view: bool
     shortcut: Callable[[tuple], object] | None
 
 
@@ -190,8 +191,10 @@ def _kernel(func) -> _Kernel:
         write_only = name in _WRITE_ONLY or any(a.is_out for a in func._schema.arguments)
         values = (*func._schema.arguments, *func._schema.returns)
         functional = all(value.alias_info is None for value in values)
-        shortcut = _SHORTCUTS.get(str(func))
-        known = _Kernel(str(packet), formulas.find(packet, name), mutated, write_only, functional, shortcut)
+        returns = [value.alias_info for value in func._schema.returns]
+        is_view = bool(returns) and not mutated and all(alias is not None for alias in returns)
+        formula, shortcut = formulas.find(packet, name), _SHORTCUTS.get(str(func))
+        known = _Kernel(str(packet), formula, mutated, write_only, functional, is_view, shortcut)
         _kernels[func] = known
     return known
 
@@ -292,8 +295,9 @@ class _Recorder(TorchDispatchMode):
         self.peak = 0
         self.read_byte: dict[str, int] = {}
         self.failure: tuple[str, str] | None = None
-        self._paths = {id(module): path for path, module in network.named_modules()}
-        self._classes = {path: type(module) for path, module in network.named_modules()}
+        modules = dict(network.named_modules())
+        self._paths = {id(module): path for path, module in modules.items()}
+        self._classes = {path: type(module) for path, module in modules.items()}
         self._stack = [""]
         self.last_module = ""
         self._layouts: dict[tuple, object] = {}
@@ -312,9 +316,8 @@ class _Recorder(TorchDispatchMode):
             self._parameters[parameter.untyped_storage()._cdata] = name
             self._variables[id(parameter)] = name.rpartition(".")[0]
             self._sizes[name] = (parameter.numel(), parameter.numel() * parameter.element_size())
-        self._resident = {
-            tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers(), *inputs)
-        }
+        buffers = [buffer for module in modules.values() for buffer in module._buffers.values() if buffer is not None]
+        self._resident = {tensor.untyped_storage()._cdata for tensor in (*buffers, *inputs)} | set(self._parameters)
 
     def enter(self, module: nn.Module, args: object) -> None:
         self._stack.append(self._paths.get(id(module), self._stack[-1]))
@@ -345,7 +348,10 @@ class _Recorder(TorchDispatchMode):
                 self.failure = (kernel.name, self._stack[-1])
             raise
         before = len(self.operations)
-        self._record(kernel, args, kwargs, out)
+        if kernel.is_view:
+            self._own(self._stack[-1], "data movement")
+        else:
+            self._record(kernel, args, kwargs, out)
         self.calls.append((str(func), before if len(self.operations) > before else None))
         return out
 
@@ -587,7 +593,8 @@ def record(network: nn.Module, inputs: tuple[Tensor, ...], loss=None) -> Trace:
     except Exception as error:
         raise _explained(recorder, error) from error
     finally:
-        network.zero_grad(set_to_none=True)
+        if loss is not None:
+            network.zero_grad(set_to_none=True)
     return Trace(
         tuple(recorder.operations),
         recorder.peak,

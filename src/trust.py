@@ -1,10 +1,11 @@
 """How far the measurements can be trusted: the same quantities, measured by other means or a second time.
 
-Four comparisons, each with both sides in one run and in turn, so that drift of the machine meets both alike:
+Five comparisons, each with both sides in one run and in turn, so that drift of the machine meets both alike:
 
 * ``bandwidth``: this book's kernels against a C STREAM triad, built here with full optimisation;
 * ``operations``: every convolution and linear layer of the measured networks alone, against the measured ceiling;
-* ``timers``: `src.timing` against ``torch.utils.benchmark``;
+* ``timers``: `src.timing` against ``torch.utils.benchmark``, call by call;
+* ``stopping``: the same two, in the time that each needs to narrow its interval;
 * ``overhead``: what the timing loop adds to a call that does nothing.
 
 ``repeat`` measures a part of the inference sweep a second time, into the folder ``repeat`` of the machine's folder.
@@ -29,7 +30,7 @@ from typing import Any
 from src import benchmark, ceilings, command, schema, steps, store, timing
 from src.schema import Case
 
-COMPARISONS = ("overhead", "bandwidth", "timers", "operations", "repeat")
+COMPARISONS = ("overhead", "bandwidth", "timers", "stopping", "operations", "repeat")
 
 C_SOURCE = Path(__file__).with_name("stream_triad.c")
 C_FLAGS = ("-O3", "-march=native", "-fopenmp")
@@ -43,7 +44,10 @@ OUR_TIMER, OTHER_TIMER = "src.timing", "torch.utils.benchmark"
 TIMER_CASES = (("shufflenet_v2_x1_0", 1), ("resnet18", 1), ("mobilenet_v2", 1), ("vit_b_16", 1), ("gpt2_decode", 1),
                ("resnet18", 16))  # fmt: skip
 """Networks of several kinds, from some milliseconds to some tenths of a second a call on a few cores."""
-TIMER_ROUNDS = 5
+TIMER_PAIRS = 60
+TIMER_CASE_S = 15.0
+"""Pairs of single calls, one by each timer, and the seconds after which a case has enough of them (ten at least)."""
+STOPPING_ROUNDS = 5
 OTHER_TIMES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Running times that ``blocked_autorange`` is asked for, its default first: it has no rule to stop at an interval's
 width, so that the shortest time that reaches the width counts, as if its user had known it beforehand."""
@@ -130,6 +134,22 @@ def _bandwidth(run: _Run, environment: Mapping[str, Any]) -> None:
 # The networks' own products
 
 
+def convolution_flop(module: Any, size: Sequence[int], output: Any) -> float:
+    """FLOPs of a convolution without the multiplications by its padding's zeros, which fast libraries leave out.
+
+    ``size`` are the input's height and width. The model FLOPs of this book's other chapters count those too, as is
+    usual; at 14x14 pixels and a 3x3 kernel they are a tenth of the whole: a layer may seem to exceed the peak.
+    """
+    taps = [
+        sum(0 <= place * stride - padding + tap * dilation < length for place in range(places) for tap in range(kernel))
+        for length, places, kernel, stride, padding, dilation in zip(
+            size, output.shape[2:], module.kernel_size, module.stride, module.padding, module.dilation, strict=True
+        )
+    ]
+    channels = output.shape[0] * output.shape[1] * module.in_channels // module.groups
+    return 2.0 * channels * math.prod(taps)
+
+
 def _layers(device: str) -> Iterator[tuple[str, float, Callable[[], Callable[[], object]]]]:
     """Each distinct convolution and linear layer of the measured networks: name, FLOPs of a call, and its builder.
 
@@ -148,7 +168,7 @@ def _layers(device: str) -> Iterator[tuple[str, float, Callable[[], Callable[[],
             flop = 2.0 * math.prod(shape) * module.out_features
             name = f"linear {'x'.join(map(str, shape))} to {module.out_features}"
         else:
-            flop = 2.0 * output.numel() * module.in_channels // module.groups * math.prod(module.kernel_size)
+            flop = convolution_flop(module, shape[2:], output)
             name = (f"convolution {'x'.join(map(str, module.kernel_size))} {'x'.join(map(str, shape))} to "
                     f"{module.out_channels} stride {module.stride[0]} groups {module.groups}")  # fmt: skip
         if flop >= OPERATION_MINIMUM_FLOP:
@@ -232,29 +252,59 @@ def time_with_other(call: Callable[[], object], threads: int) -> tuple[float, fl
     return measured.median, width, elapsed_s
 
 
-def _timers(run: _Run, environment: Mapping[str, Any]) -> None:
+def _call_by_call(run: _Run, label: str, call: Callable[[], object], clock: timing.Clock, threads: int) -> None:
+    """Single calls timed by both in turn: whatever slows the machine for a moment meets both alike."""
+    from torch.utils import benchmark as torch_benchmark
+
+    timer = torch_benchmark.Timer(stmt="call()", globals={"call": call}, num_threads=threads)
+    ways = {
+        OUR_TIMER: lambda: timing.time_once({"call": call}, clock)[0]["call"],
+        OTHER_TIMER: lambda: timer.timeit(1).times[0],
+    }
+    began = time.monotonic()
+    for pair in range(TIMER_PAIRS):
+        for subject in ways if pair % 2 == 0 else reversed(ways):
+            call()  # each finds the caches as a call of the same network left them
+            run.add("timer", subject, label, pair, 0, ways[subject]())
+        if pair >= 9 and time.monotonic() - began > TIMER_CASE_S:
+            return
+
+
+def _networks(run: _Run) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The label and the call of each of `TIMER_CASES`, called once, under the settings of inference in fp32."""
     import torch
 
     from src.precision import settings
 
-    clock = timing.clock_for(run.device)
-    threads = int(environment["threads"])
-    timers = {
-        OUR_TIMER: lambda call: time_with_ours(call, clock),
-        OTHER_TIMER: lambda call: time_with_other(call, threads),
-    }
     with torch.inference_mode(), settings("fp32"):
         for name, batch_size in TIMER_CASES:
             case = Case(name, "inference", batch_size, run.device, "fp32")
             call = steps.inference_step(case, torch.device(run.device))["inference"]
             call()
-            for round_ in range(TIMER_ROUNDS):
-                # Who begins alternates, so that neither always profits from what the other warmed up.
-                for subject in timers if round_ % 2 == 0 else reversed(timers):
-                    median_s, width, elapsed_s = timers[subject](call)
-                    run.add("timer", subject, f"{name}, batch {batch_size}", round_, 0, median_s, elapsed_s=elapsed_s,
-                            relative_half_width=width if math.isfinite(width) else None)  # fmt: skip
-            run.log(f"  timers on {name}, batch {batch_size}")
+            yield f"{name}, batch {batch_size}", call
+
+
+def _timers(run: _Run, environment: Mapping[str, Any]) -> None:
+    clock = timing.clock_for(run.device)
+    for label, call in _networks(run):
+        _call_by_call(run, label, call, clock, int(environment["threads"]))
+        run.log(f"  timers on {label}")
+
+
+def _stopping(run: _Run, environment: Mapping[str, Any]) -> None:
+    clock = timing.clock_for(run.device)
+    timers = {
+        OUR_TIMER: lambda call: time_with_ours(call, clock),
+        OTHER_TIMER: lambda call: time_with_other(call, int(environment["threads"])),
+    }
+    for label, call in _networks(run):
+        for round_ in range(STOPPING_ROUNDS):
+            # Who begins alternates, so that neither always profits from what the other warmed up.
+            for subject in timers if round_ % 2 == 0 else reversed(timers):
+                median_s, width, elapsed_s = timers[subject](call)
+                run.add("stopping", subject, label, round_, 0, median_s, elapsed_s=elapsed_s,
+                        relative_half_width=width if math.isfinite(width) else None)  # fmt: skip
+        run.log(f"  stopping on {label}")
 
 
 # Overhead
@@ -297,6 +347,8 @@ def compare(measuring: command.Measuring, wanted: Sequence[str]) -> None:
                 _bandwidth(run, measuring.environment)
             elif comparison == "timers":
                 _timers(run, measuring.environment)
+            elif comparison == "stopping":
+                _stopping(run, measuring.environment)
             elif comparison == "operations":
                 _operations(run)
             elif comparison == "repeat":
@@ -308,7 +360,8 @@ def missing(measuring: command.Measuring) -> list[str]:
     name = store.environment_id(measuring.environment)
     rows, _ = store.read_rows(measuring.folder / "trust.jsonl", schema.TRUST)
     present = {row["comparison"] for row in rows if row["environment"] == name}
-    recorded = {"overhead": "overhead", "bandwidth": "bandwidth", "operations": "operation", "timers": "timer"}
+    recorded = {"overhead": "overhead", "bandwidth": "bandwidth", "operations": "operation", "timers": "timer",
+                "stopping": "stopping"}  # fmt: skip
     return [comparison for comparison, kind in recorded.items() if kind not in present]
 
 

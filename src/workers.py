@@ -107,8 +107,10 @@ def _serve(connection: Any, device: str, threads: int | None) -> None:
         try:
             if callable(task):  # what another measuring module has done in a process of its own
                 answer = task()
+            elif isinstance(task, str):
+                answer = time_reference(task)
             else:
-                answer = time_reference(task) if isinstance(task, str) else run_task(task)
+                answer = run_task(task)
         except Exception as error:
             answer = error if isinstance(error, store.StoreError) else RuntimeError(classify(error)[1])
         try:

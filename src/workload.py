@@ -190,7 +190,7 @@ def count(
     return _count(network, batch_size, precision, backward, optimizer)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=32)
 def _count(network: Network, batch_size: int, precision: str, training: bool, optimizer: str) -> Workload:
     dtype = PRECISIONS[precision]
     module = _build(network, dtype)

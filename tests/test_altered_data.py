@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from src import draft, schema, workload
+from src import draft, schema, store, workload
 from src.schema import Case
 from tests import synthetic
 
@@ -53,7 +53,9 @@ def write(root: Path, name: str) -> Path:
         latencies = dict(swapped(proportional(), "mobilenet_v2", "alexnet"))
     if name == "out of memory":
         latencies[Case("resnet50", "inference", 64, "cpu", "fp32")] = None
-    synthetic.write(data / "machines", synthetic.environment(), latencies, spread=0.0, flop_per_s=ROOF)
+    folder = synthetic.write(data / "machines", synthetic.environment(), latencies, spread=0.0, flop_per_s=ROOF)
+    if name == "swapped":
+        break_down(folder, "resnet18")
     if name == "accelerator":
         faster = {
             Case(**vars(case) | {"device": "cuda"}): value / GPU_SPEEDUP for case, value in proportional().items()
@@ -61,6 +63,21 @@ def write(root: Path, name: str) -> Path:
         rates = {("cuda", "fp32"): 50e12}
         synthetic.write(data / "machines", synthetic.gpu(), faster, spread=0.0, flop_per_s=rates, byte_per_s=4e12)
     return data
+
+
+def break_down(folder: Path, model: str) -> None:
+    """Add an instrumented forward pass in which convolutions take all the time that there is to lose."""
+    environment = store.load(folder.name, folder.parent).environment["environment"]
+    case = Case(model, "breakdown", 8, "cpu", "fp32")
+    took = {"convolution": 10.0, "pooling": 1e-6}
+    with store.lock(folder), store.appender(folder, "breakdown.jsonl") as rows:
+        for index in range(3):
+            for layer_type, latency_s in took.items():
+                rows.append(vars(case) | {
+                    "environment": environment, "phase": "forward", "index": index, "is_warmup": False,
+                    "part": "operations", "layer_type": layer_type, "operation": f"made up {layer_type}", "count": 1,
+                    "latency_s": latency_s, "started_at": synthetic.STARTED_AT,
+                })  # fmt: skip
 
 
 class Rendered:
@@ -163,6 +180,13 @@ def test_no_sentence_finds_a_point_above_the_roof(rendered, scenario):
     # 100 GFLOP/s of 400; exchanging alexnet and mobilenet_v2 leaves both below.
     for chapter in CHAPTERS:
         assert "defect" not in rendered[scenario, chapter].say("above_roof")
+
+
+def test_loss_is_told_apart_only_where_an_instrumented_pass_was_measured(rendered):
+    assert "No instrumented pass was measured" in rendered["in order", "utilisation"].say("apportioned")
+    chapter = rendered["swapped", "utilisation"]
+    assert chapter.say("apportioned").startswith("For resnet18 that loss is told apart")
+    assert "below their roof are convolution" in chapter.say("lost_types")
 
 
 def test_utilisation_is_what_the_data_imply(rendered):

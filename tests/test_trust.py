@@ -23,8 +23,9 @@ def add_trust(folder, environment, *, triad=40e9, best=44e9, ours_s=0.1, other_s
                 out.append(base | {"comparison": "bandwidth", "subject": subject, "index": index,
                                    "latency_s": 1e9 / rate, "bytes_moved": 1e9})  # fmt: skip
             for subject, seconds, elapsed_s in ((trust.OUR_TIMER, ours_s, 1.0), (trust.OTHER_TIMER, other_s, 2.0)):
-                out.append(base | {"comparison": "timer", "subject": subject, "case": "net, batch 1", "round": index,
-                                   "index": 0, "latency_s": seconds, "elapsed_s": elapsed_s})  # fmt: skip
+                row = base | {"subject": subject, "case": "net, batch 1", "round": index, "index": 0}
+                out.append(row | {"comparison": "timer", "latency_s": seconds})
+                out.append(row | {"comparison": "stopping", "latency_s": seconds, "elapsed_s": elapsed_s})
             out.append(base | {"comparison": "operation", "subject": "linear", "case": "linear 1x1 to 1",
                                "index": index, "latency_s": 1e9 / layer, "flop": 1e9})  # fmt: skip
             for subject, seconds in (("timing loop", 60e-9), ("timeit", 50e-9), ("clock", 80e-9)):
@@ -116,6 +117,19 @@ def test_a_second_run_in_another_environment_is_not_compared(tmp_path):
     assert findings.find(tmp_path).repeats.empty
 
 
+def test_pairs_of_calls_take_turns_in_who_begins(tmp_path):
+    began = []
+    with store.appender(tmp_path, "trust.jsonl") as out:
+        run = trust._Run("e", "cpu", out, print, {})
+        add = run.add
+        run.add = lambda *arguments, **more: (began.append(arguments[1]), add(*arguments, **more))
+        trust._call_by_call(run, "nothing", lambda: None, timing.CpuClock(), 1)
+    assert began[:4] == [trust.OUR_TIMER, trust.OTHER_TIMER, trust.OTHER_TIMER, trust.OUR_TIMER]
+    assert began.count(trust.OUR_TIMER) == trust.TIMER_PAIRS
+    rows, faults = store.read_rows(tmp_path / "trust.jsonl", schema.TRUST)
+    assert faults == [] and all(row["latency_s"] < 0.01 for row in rows)
+
+
 def test_the_c_program_streams_and_says_how_long_it_took(tmp_path):
     program = trust.build_triad(tmp_path)
     if program is None:
@@ -125,6 +139,26 @@ def test_the_c_program_streams_and_says_how_long_it_took(tmp_path):
     assert all(0 < value < 1 for value in seconds)
     assert subprocess.run([program, "0", "1"], capture_output=True).returncode == 1
     assert subprocess.run([program], capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "taps"),
+    [
+        # One row of 4: a kernel of 3 with padding 1 meets 2 + 3 + 3 + 2 = 10 of 12 taps, in each direction.
+        ({"kernel_size": 3, "padding": 1}, (4, 4), 10 * 10),
+        ({"kernel_size": 3}, (4, 4), 6 * 6),  # two places of three taps
+        ({"kernel_size": 1, "stride": 2}, (4, 4), 2 * 2),
+        ({"kernel_size": 3, "padding": 1, "stride": 2}, (4, 4), 5 * 5),  # at 0: 2 taps; at 2: 3
+        ({"kernel_size": (1, 3), "padding": (0, 2), "dilation": 2}, (1, 4), 1 * 8),  # 2 + 2 + 2 + 2
+    ],
+)
+def test_multiplications_by_padding_are_not_counted(arguments, size, taps):
+    import torch
+
+    module = torch.nn.Conv2d(6, 4, groups=2, bias=False, **arguments)
+    output = module(torch.zeros(5, 6, *size))
+    # 5 images x 4 output channels x 3 input channels each, a multiply and an add.
+    assert trust.convolution_flop(module, size, output) == 2 * 5 * 4 * 3 * taps
 
 
 def test_both_timers_find_the_same_median():
@@ -144,7 +178,7 @@ def test_only_what_is_missing_is_compared(tmp_path):
     measuring = command.Measuring(folder, "cpu", synthetic.environment(), print)
     assert trust.missing(measuring) == []
     fresh = command.Measuring(tmp_path / "fresh", "cpu", synthetic.environment(), print)
-    assert trust.missing(fresh) == ["overhead", "bandwidth", "operations", "timers"]
+    assert trust.missing(fresh) == ["overhead", "bandwidth", "operations", "timers", "stopping"]
 
 
 def test_overhead_is_recorded_and_a_second_run_adds_rounds(tmp_path):

@@ -49,6 +49,17 @@ def series_colours(series: Sequence[str], devices: Mapping[str, str]) -> alt.Sca
     return alt.Scale(domain=list(series), range=colours)
 
 
+BASE_COLUMNS = (
+    "series", "model", "batch_size", "status", "message", "n", "latency_s", "latency_low_s", "latency_high_s",
+)  # fmt: skip
+"""What every chart of cases carries, for its tooltips."""
+
+
+def lean(cases: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The cases with the columns that a chart uses and no others: the HTML holds all that a chart is given."""
+    return cases[list(dict.fromkeys([*BASE_COLUMNS, *columns]))].assign(message=cases["message"].fillna(""))
+
+
 def decades(values: pd.Series, low: float = 1.0, high: float = 1.0) -> tuple[float, float]:
     """A logarithmic domain that holds the values with a margin in factors below and above."""
     usable = values.dropna()
@@ -120,7 +131,7 @@ def _scatter_panel(
         bottom = pd.concat([bottom, pd.Series([max(slope * x_domain[0] * 3, bottom.min() / 4)])])
     y_domain = decades(bottom, 1.3, 2.6 if not measured.all() else 1.7)
     at_top = y_domain[1] / (y_domain[1] / y_domain[0]) ** 0.05
-    points = cases.assign(
+    points = lean(cases, quantity).assign(
         batch=cases["batch_size"].astype(str),
         y=cases["latency_s"].fillna(at_top),
         is_measured=measured,
@@ -237,7 +248,7 @@ def tail(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
 
     Left the medians on a logarithmic axis, right interval (thick) and 95th percentile (tick) relative to the median.
     """
-    table = cases.assign(
+    table = lean(cases, "latency_per_input_s").assign(
         per_input=cases["latency_per_input_s"],
         low=cases["latency_low_s"] / cases["latency_s"],
         high=cases["latency_high_s"] / cases["latency_s"],
@@ -278,7 +289,7 @@ def tail(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
 def prediction(cases: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
     """Measured latency over the roofline's estimate, one row a network, one panel a series, coloured by batch."""
     table = cases[cases["latency_s"].notna() & cases["estimate_s"].notna()]
-    table = table.assign(
+    table = lean(table, "estimate_s").assign(
         ratio=table["latency_s"] / table["estimate_s"],
         low=table["latency_low_s"] / table["estimate_s"],
         high=table["latency_high_s"] / table["estimate_s"],
@@ -335,7 +346,9 @@ def throughput(cases: pd.DataFrame, saturation: pd.DataFrame, devices: Mapping[s
     models = list(dict.fromkeys(cases["model"]))
     batches = sorted(set(int(size) for size in cases["batch_size"]))
     rings = saturation.rename(columns={"saturation_batch_size": "batch_size"})[["series", "model", "batch_size"]]
-    table = cases.merge(rings.assign(is_saturation=True), on=["series", "model", "batch_size"], how="left")
+    table = lean(cases, "throughput_per_s").merge(
+        rings.assign(is_saturation=True), on=["series", "model", "batch_size"], how="left"
+    )
     # Room below the lines for the crosses, if there are any.
     domain = decades(table["throughput_per_s"], 3.2 if table["throughput_per_s"].isna().any() else 1.6, 1.6)
     table = table.assign(

@@ -24,6 +24,9 @@ RATIO_MARKS = {"FLOPs": "diamond", "roofline": "triangle-right", "latency": "cir
 MOST_PIES = 10
 """Networks whose pies fit on a page of the PDF."""
 
+LEAST_INTENSITY = 0.01
+"""Below this many FLOP per byte, the arithmetic is that of book-keeping beside copies."""
+
 _PREFIX = (
     "{0} >= 1e12 ? format({0} / 1e12, '.3') + ' T{1}' : {0} >= 1e9 ? format({0} / 1e9, '.3') + ' G{1}' : "
     "{0} >= 1e6 ? format({0} / 1e6, '.3') + ' M{1}' : {0} >= 1e3 ? format({0} / 1e3, '.3') + ' k{1}' : "
@@ -239,10 +242,10 @@ def rates(points: pd.DataFrame, roof_lines: pd.DataFrame) -> alt.TopLevelMixin:
     """Layer types under the roofs: all arithmetic per second against all arithmetic per byte, one point a network.
 
     ``points`` has ``intensity``, ``work_per_s``, ``layer_type``, ``phase``, ``model``, ``series``; ``roof_lines`` per
-    series ``achievable_flop_per_s``, ``achievable_byte_per_s`` and ``cache_byte_per_s``. What does no arithmetic has no
-    place on logarithmic axes.
+    series ``achievable_flop_per_s``, ``achievable_byte_per_s`` and ``cache_byte_per_s``. Layer types that do next to no
+    arithmetic have no place under a roof of arithmetic.
     """
-    points = points[points["work_per_s"] > 0]
+    points = points[points["intensity"] >= LEAST_INTENSITY]
     low, high = points["intensity"].min() / 1.6, points["intensity"].max() * 1.6
     floor = points["work_per_s"].min() / 1.6
     colour = alt.Color("layer_type:N", scale=theme.scale(COLOURS, points["layer_type"]), title=None,
@@ -295,13 +298,19 @@ def memory(held: pd.DataFrame) -> alt.TopLevelMixin:
     panels = []
     for label, group in held.groupby("series", sort=False):
         y = alt.Y("model:N", sort=_order(group), title=None, axis=alt.Axis(labelFontSize=11))
-        bars_ = alt.Chart(group).transform_calculate(amount=_PREFIX.format("datum.byte", "B")).mark_bar(height=13).encode(
-            x=alt.X("byte:Q", stack="zero", title="memory", axis=alt.Axis(tickCount=6, labelExpr=_PREFIX.format(
-                "datum.value", "B") + "")),
-            y=y, order=alt.Order("rank:Q"),
-            color=alt.Color("component:N", scale=theme.scale(COMPONENT_COLOURS, group["component"]), title=None),
-            tooltip=["model", "component", "amount:N"],
-        )  # fmt: skip
+        amount = _PREFIX.format("datum.value", "B")
+        stacked = (
+            alt.Chart(group)
+            .transform_calculate(amount=_PREFIX.format("datum.byte", "B"))
+            .mark_bar(height=13)
+            .encode(
+                x=alt.X("byte:Q", stack="zero", title="memory", axis=alt.Axis(tickCount=6, labelExpr=amount)),
+                y=y,
+                order=alt.Order("rank:Q"),
+                color=alt.Color("component:N", scale=theme.scale(COMPONENT_COLOURS, group["component"]), title=None),
+                tooltip=["model", "component", "amount:N"],
+            )
+        )
         measured = group.drop_duplicates("model")
         measured = measured[measured["measured_byte"].notna()].assign(mark="measured peak")
         ticks = (
@@ -310,7 +319,7 @@ def memory(held: pd.DataFrame) -> alt.TopLevelMixin:
             .mark_tick(thickness=3, size=17, color=theme.INK)
             .encode(x="measured_byte:Q", y=y, tooltip=["model", "mark", "amount:N"])
         )
-        layers = bars_ + ticks if len(measured) else bars_
+        layers = stacked + ticks if len(measured) else stacked
         panels.append(
             layers.properties(
                 width=theme.WIDTH - 30, height=19 * group["model"].nunique(), title=label if several else ""

@@ -79,7 +79,7 @@ def timers(frame: pd.DataFrame, limit: float) -> alt.TopLevelMixin:
     one = base.mark_rule(strokeDash=[4, 3], color=theme.NEUTRAL).encode(x=alt.datum(1.0))
     spans = base.mark_rule(strokeWidth=2, color=theme.DEVICE_COLOURS["cpu"]).encode(x="low:Q", x2="high:Q", y=case)
     points = base.mark_point(filled=True, size=70, opacity=1, color=theme.DEVICE_COLOURS["cpu"]).encode(
-        x=axis, y=case, tooltip=[alt.Tooltip("case:N"), alt.Tooltip("ratio:Q", format=".4f"), alt.Tooltip("rounds:Q")]
+        x=axis, y=case, tooltip=[alt.Tooltip("case:N"), alt.Tooltip("ratio:Q", format=".4f"), alt.Tooltip("pairs:Q")]
     )
     rows = frame.groupby("machine")["case"].nunique().max()
     chart = alt.layer(band, one, spans, points, data=frame).properties(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from src import labels, theme
-from src.figures.latency import FONT_SIZE, PAGE_HEIGHT, batch_colours, decades, log_scale, ticks
+from src.figures.latency import FONT_SIZE, PAGE_HEIGHT, batch_colours, decades, lean, log_scale, ticks
 from src.predict import COMPUTE, DISPATCH, LOST, MEMORY, REST
 from src.schema import LAYER_TYPES
 
@@ -57,7 +57,8 @@ def _roofline_panel(
               axis=alt.Axis(values=ticks(x_domain), format="~g"))  # fmt: skip
     y = alt.Y("achieved_flop_per_s:Q", title="achieved", scale=log_scale(y_domain),
               axis=alt.Axis(values=ticks(y_domain), labelExpr=_RATE))  # fmt: skip
-    points = own.sort_values(["model", "batch_size"]).assign(batch=own["batch_size"].astype(str))
+    used = ("achieved_flop_per_s", "intensity_eager", "intensity_min", "utilisation", "mfu")
+    points = lean(own, *used).sort_values(["model", "batch_size"]).assign(batch=own["batch_size"].astype(str))
     pick = alt.selection_point(name=_parameter_name(title), fields=["model"], on="click", empty=True)
     visible = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.06))
     base = alt.Chart(points)
@@ -92,19 +93,17 @@ def _path_labels(points: pd.DataFrame, x_domain, y_domain, width: int, height: i
         list(zip(group["intensity_eager"], group["achieved_flop_per_s"], strict=True))
         for _, group in points.groupby("model", sort=False)
     ]
-    # The other points are obstacles without a name: they are placed along and their labels dropped.
-    everything = pd.concat([ends.assign(text=ends["model"]), points.drop(ends.index).assign(text="")])
-    placed = labels.place(
-        everything, "intensity_eager", "achieved_flop_per_s", "text", x_domain=x_domain, y_domain=y_domain, width=width,
+    named = labels.place(
+        ends, "intensity_eager", "achieved_flop_per_s", "model", x_domain=x_domain, y_domain=y_domain, width=width,
         height=height, font_size=FONT_SIZE, lines=paths,
     )  # fmt: skip
-    named = alt.Chart(placed[placed["text"] != ""])
+    base = alt.Chart(named)
     return [
-        named.transform_filter("datum.label_distance_px > 9")
+        base.transform_filter("datum.label_distance_px > 9")
         .mark_rule(strokeWidth=0.6, color="#999999")
         .encode(x=x, y=y, x2="leader_x", y2="leader_y"),
-        named.mark_text(fontSize=FONT_SIZE, color=theme.INK).encode(
-            x=alt.X("label_x:Q", title=x.to_dict()["title"]), y=alt.Y("label_y:Q", title="achieved"), text="text"
+        base.mark_text(fontSize=FONT_SIZE, color=theme.INK).encode(
+            x=alt.X("label_x:Q", title=x.to_dict()["title"]), y=alt.Y("label_y:Q", title="achieved"), text="model"
         ),
     ]
 
@@ -140,7 +139,7 @@ def utilisation(shown: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixi
 
     Without a datasheet peak there is no right panel. The line at 100 % is the roof.
     """
-    table = shown.assign(batch=shown["batch_size"].astype(str))
+    table = lean(shown, "utilisation", "utilisation_min", "mfu").assign(batch=shown["batch_size"].astype(str))
     values = pd.concat([table["utilisation"], table["utilisation_min"], table["mfu"], pd.Series([1.0])])
     domain = decades(values, 1.15, 1.1)
     panels = []

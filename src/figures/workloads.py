@@ -36,10 +36,10 @@ def _log_x(field: str, title: str, domain: Sequence[float] | None = None, format
     return alt.X(field, title=title, scale=scale, axis=alt.Axis(format=format_, **apart, **axis))
 
 
-def _models(order: Sequence[str], labels: bool = True) -> alt.Y:
+def _models(order: Sequence[str], labels: bool = True, grid: bool = True) -> alt.Y:
     import altair as alt
 
-    axis = alt.Axis(labels=labels, ticks=False, grid=True, domain=False, labelPadding=6)
+    axis = alt.Axis(labels=labels, ticks=False, grid=grid, domain=False, labelPadding=6)
     return alt.Y("model:N", sort=list(order), title=None, axis=axis)
 
 
@@ -207,7 +207,7 @@ def verdicts(table: pd.DataFrame, order: Sequence[str], targets: Sequence[str]) 
     marked = table.assign(mark=table["verdict"].map(_MARKS))
     base = alt.Chart(marked).encode(
         alt.X("batch_size:O", title=None, axis=alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False)),
-        _models(order),
+        _models(order, grid=False),
     )
     colour = alt.Color("verdict:N", scale=theme.scale(theme.BOUND_COLOURS), legend=alt.Legend(title="Verdict"))
     tooltip = [

@@ -34,9 +34,9 @@ def _machines() -> dict[str, Text]:
 def _chips() -> Text:
     said = chip_findings.say(chips.load(), references.load())
     return Text(
-        f"Of {said.n_chips} chips, the median one wants {said.ridge_median_fp32} at single precision on vector units, and "
-        f"{said.ridge_median_bf16}, {said.ridge_ratio} as much, at bf16 on matrix units; work with less reuse than that "
-        f"runs at the speed of memory. In single precision {said.gpu_cpu_peak} and {said.gpu_cpu_bandwidth}; "
+        f"Of {said.n_chips} chips, the median one wants {said.ridge_median_fp32} at single precision on vector units. "
+        f"At bf16 on matrix units it wants {said.ridge_median_bf16}, {said.ridge_ratio} the former. Work with less "
+        f"reuse runs at the speed of memory. In single precision {said.gpu_cpu_peak} and {said.gpu_cpu_bandwidth}; "
         f"{said.gpu_cpu_balance}."
     )
 
@@ -46,10 +46,10 @@ def _workloads() -> Text:
     judged = workloads.verdicts(table, targets)
     said = workloads.say(table, targets, judged, *workloads.load_counters())
     return Text(
-        f"{said.n_networks} networks span a factor of {said.flop_factor} in FLOPs per input and of {said.param_factor} in "
-        f"parameters. Between perfect fusion and none, a network's intensity differs by a factor of {said.gap_factor} in "
-        f"the median, so that software often decides which limit it meets. At batch {said.batch_size}, on "
-        f"{said.cpu_name}: {said.cpu_tally}; on {said.gpu_name}: {said.gpu_tally}."
+        f"{said.n_networks} networks span a factor of {said.flop_factor} in FLOPs per input and of {said.param_factor} "
+        f"in parameters. Between perfect fusion and none, a network's intensity differs by a factor of "
+        f"{said.gap_factor} in the median, so that software often decides which limit it meets. At batch "
+        f"{said.batch_size}, on {said.cpu_name}: {said.cpu_tally}; on {said.gpu_name}: {said.gpu_tally}."
     )
 
 

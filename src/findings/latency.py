@@ -471,6 +471,10 @@ def _widest_at_equal_flop(cases: pd.DataFrame, tolerance: float = 0.25) -> tuple
     return best
 
 
+def _sentence_case(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _closeness(value: float) -> str:
     # Rounded as it is shown, so that word and number agree.
     shown = round(value, 2)
@@ -517,12 +521,13 @@ def _correlation_sentences(
             if values:
                 best = max(values, key=lambda name: values[name].value)
                 others = [name for name in values if name != best and values[name].overlaps(values[best])]
-                tie = f", though its interval overlaps those of {report.listing(others)}" if others else ""
-                listed = report.listing(f"{name} {_quoted(value)}" for name, value in values.items())
-                parts.append(f"at batch {batch_size} {listed}, highest for {best}{tie}")
+                alike = "all others" if len(others) == len(values) - 1 else report.listing(others)
+                tie = f", indistinguishable from {alike}" if others else ", above all others"
+                listed = report.listing(f"{name} {_quoted(values[name])}" for name in ("FLOPs", "parameters"))
+                parts.append(f"at batch {batch_size}, {listed}; highest for {best}, {_quoted(values[best])}{tie}")
         if not parts:
             return f"On the {one.label} too few networks have a latency for a correlation."
-        return f"Spearman's correlation with latency {_on(one)}: {'; '.join(parts)}."
+        return f"Spearman's correlation with latency {_on(one)}: {'. '.join(map(_sentence_case, parts))}."
 
     def verdict(one: Series) -> str:
         words = {}
@@ -615,6 +620,12 @@ def _composition_sentence(slow: pd.Series, fast: pd.Series, measured: Measured) 
     gap = max(GROUPS, key=lambda name: ours[name] - theirs[name])
     reuse = [case["flop"] / case["batch_size"] / case["param_count"] for case in (slow, fast)]
     expected = slow["estimate_s"] > fast["estimate_s"]
+    reached = [case["estimate_s"] / case["latency_s"] for case in (slow, fast)]
+    missed = report.choose(
+        expected,
+        "So what the count leaves out here, the roofline of the operations sees.",
+        "So what sets them apart here is not the work that it counts but how far their kernels stay below the roof.",
+    )
     return (
         f"It spends {report.significant(reuse[0], 2)} FLOPs per parameter and input, the other "
         f"{report.significant(reuse[1], 2)}; its eager intensity is {report.intensity(slow['intensity_eager'])}, the "
@@ -625,7 +636,9 @@ def _composition_sentence(slow: pd.Series, fast: pd.Series, measured: Measured) 
         f"{report.percent(theirs[gap])}. Dispatch alone costs {report.percent(ours['dispatch_share'])} of its latency, "
         f"against {report.percent(theirs['dispatch_share'])}. The roofline of the operations "
         f"{report.choose(expected, 'expects', 'does not expect')} this order: {report.duration(slow['estimate_s'])} "
-        f"against {report.duration(fast['estimate_s'])}."
+        f"against {report.duration(fast['estimate_s'])}. Measured, the "
+        f"one runs at {report.percent(reached[0])} of the estimate's speed, the other at {report.percent(reached[1])}. "
+        f"{missed}"
     )
 
 

@@ -109,7 +109,7 @@ def load(root: Path | None = None) -> Measured:
             continue
         environments[name] = machine.environment
         latencies.append(latency.assign(machine=name))
-        for row, device in _roofs(machine, sorted(set(latency["device"])), set(latency["precision"])):
+        for row, device in roofs(machine, sorted(set(latency["device"])), set(latency["precision"])):
             roofs.append(row)
             hardware[row["machine"], row["device"], row["precision"]] = device
     if not latencies:
@@ -171,7 +171,7 @@ def _counts(latency: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return pd.DataFrame(rows), tuple(dict.fromkeys(uncounted))
 
 
-def _roofs(
+def roofs(
     machine: store.Measured, devices: Iterable[str], precisions: set[str]
 ) -> Iterable[tuple[dict, predict.Hardware]]:
     """Per device and precision: a row of ceilings, and the hardware as `predict` takes it."""
@@ -286,11 +286,27 @@ def outcome_sentence(cases: pd.DataFrame) -> Text:
     for status, phrase in (("noisy", "stayed noisy"), ("too_few", "allowed fewer than five samples")):
         if count := int((cases["status"] == status).sum()):
             words.append(f"{report.number(count)} {phrase}")
-    missing = missing_cases(cases)
+    missing, absent = missing_cases(cases), absent_cases(cases)
     if usable.all():
-        return Text(f"{report.listing(words)}; none is missing.")
+        return Text(
+            f"{report.listing(words)}; {'none is missing' if absent == 'none' else f'not attempted: {absent}'}."
+        )
     words.append(f"{report.number(int((~usable).sum()))} {'has' if (~usable).sum() == 1 else 'have'} no latency")
-    return Text(f"{report.listing(words)}: {missing}.")
+    more = "" if absent == "none" else f". Not attempted: {absent}"
+    return Text(f"{report.listing(words)}: {missing}{more}.")
+
+
+def absent_cases(cases: pd.DataFrame) -> Text:
+    """The batch sizes of a series that were measured for other networks, but never begun for these."""
+    parts = []
+    for series, group in cases.groupby("series", sort=False):
+        begun = set(zip(group["model"], group["batch_size"], strict=True))
+        models = list(dict.fromkeys(group["model"]))
+        for batch in sorted(set(group["batch_size"])):
+            lacking = [model for model in models if (model, batch) not in begun]
+            if lacking:
+                parts.append(f"{report.listing(lacking)} at batch {batch} on the {series}")
+    return report.listing(parts)
 
 
 def missing_cases(cases: pd.DataFrame) -> Text:

@@ -29,6 +29,9 @@ SGD_PASSES = 5
 momentum, and writes parameter and momentum."""
 
 RESAMPLES = 2000
+NEAR_ROOF = 0.5
+"""From this share of an achievable rate on, prose says that the rate sets the time."""
+
 KNOWN_SHARE = 0.01
 """A layer type below this share of a pass's time is left out of rates: its time is mostly that of calling it."""
 
@@ -210,7 +213,7 @@ def spared_flop(asked: workload.Workload) -> dict[str, int]:
 
 def _roof_s(operations: Iterable[workload.Operation], hardware: predict.Hardware) -> float:
     """Seconds that operations take at the least, each at its own roof, and to dispatch them."""
-    names = ("flop", "bytes_read", "bytes_written")
+    names = ("flop", "bytes_read", "bytes_written", "param_bytes")
     frame = pd.DataFrame([{name: getattr(o, name) for name in names} for o in operations], columns=list(names))
     return predict.latency_s(predict.components(predict.operation_times(frame, hardware)), hardware)
 
@@ -420,9 +423,11 @@ def kinds_table(kinds: pd.DataFrame) -> pd.DataFrame:
     for row in kinds.to_dict("records"):
         shown = {
             "layer type": row["layer_type"], "networks": str(row["networks"]),
-            "time (FLOPs), forward": f"{report.percent(row['forward_latency'])} ({report.percent(row['forward_flop'])})",
-            "time (FLOPs), backward":
-                f"{report.percent(row['backward_latency'])} ({report.percent(row['backward_flop'])})",
+            **{
+                f"time (FLOPs), {phase}":
+                    f"{report.percent(row[f'{phase}_latency'])} ({report.percent(row[f'{phase}_flop'])})"
+                for phase in PHASES
+            },
             "FLOP/B": report.significant(row["intensity"]),
         }  # fmt: skip
         if "ridge" in row:
@@ -525,7 +530,7 @@ def _ratio_sentences(ratios: pd.DataFrame) -> dict[str, Text]:
                 + (f" on {row.series}" if timed["series"].nunique() > 1 else "")
                 for row in timed.itertuples()
             )
-            + "."  # fmt: skip
+            + "."
         ),
         "ratio_takeaway": _ratio_takeaway(timed),
     }
@@ -578,7 +583,8 @@ def _ratio_takeaway(timed: pd.DataFrame) -> Text:
         median = group["ratio"].median()
         within = ((group["ratio"] / group["flop_ratio"] - 1).abs() <= 0.1).mean()
         parts.append(
-            f"on the {label}, backward takes {report.significant(median, 2)} times as long as forward at the median, and "
+            f"on the {label}, backward takes {report.significant(median, 2)} times as long as forward at the "
+            "median, and "
             f"the FLOP ratio foretells that to 10 % for {report.percent(within)} of the networks"
         )
     return Text(f"Count backward as twice forward in FLOPs, less one first layer. In time, {report.listing(parts)}.")
@@ -634,7 +640,8 @@ def _optimizer_sentences(ratios: pd.DataFrame, roof_table: pd.DataFrame) -> dict
     for label, group in timed.groupby("series", sort=False):
         low, high = group.loc[group["share"].idxmin()], group.loc[group["share"].idxmax()]
         sentence = (
-            f"On the {label} it takes {report.percent(low['share'])} ({low['model']}) to {report.percent(high['share'])} "
+            f"On the {label} it takes {report.percent(low['share'])} ({low['model']}) to "
+            f"{report.percent(high['share'])} "
             f"({high['model']}) of a step"
         )
         roof = roof_table[roof_table["series"] == label] if len(roof_table) else roof_table
@@ -660,7 +667,8 @@ def _accounting_sentences(whole: Whole) -> dict[str, Text]:
     )
     if least[0] < 0:
         words += (
-            f" In {report.number(sum(share < 0 for share, *_ in shares))} the operations of the instrumented passes took "
+            f" In {report.number(sum(share < 0 for share, *_ in shares))} the operations of the instrumented "
+            "passes took "
             f"longer than the undisturbed one, by {report.percent(-least[0])} at most ({least[1]}, {least[2]}): noise "
             "between passes, which no slice shows; shares are then those of the operations."
         )
@@ -672,7 +680,8 @@ def _accounting_sentences(whole: Whole) -> dict[str, Text]:
         "overhead": Text(
             f"Timing each operation made a pass {report.percent(abs(overhead))} "
             f"{report.choose(overhead >= 0, 'longer', 'shorter')} at the median and "
-            f"{report.percent(abs(worst[0]))} {report.choose(worst[0] >= 0, 'longer', 'shorter')} at worst ({worst[1]}, "
+            f"{report.percent(abs(worst[0]))} {report.choose(worst[0] >= 0, 'longer', 'shorter')} at worst "
+            f"({worst[1]}, "
             f"{worst[2]}); that time is in no slice."
         ),
         "repeats": Text(
@@ -723,8 +732,10 @@ def _slice_takeaway(slices: pd.DataFrame) -> Text:
         mine = moved[label]
         low, high = mine.idxmin(), mine.idxmax()
         parts.append(
-            f"on the {label}, {report.percent(mine.median())} of a pass's time at the median lies elsewhere than its FLOPs "
-            f"do, {report.percent(mine.min())} in {low[0]} ({low[1]}), {report.percent(mine.max())} in {high[0]} ({high[1]})"
+            f"on the {label}, {report.percent(mine.median())} of a pass's time at the median lies elsewhere "
+            "than its FLOPs "
+            f"do, {report.percent(mine.min())} in {low[0]} ({low[1]}), {report.percent(mine.max())} in "
+            f"{high[0]} ({high[1]})"
         )
     return Text(f"FLOPs show where the arithmetic is, not where the time is: {report.listing(parts)}.")
 
@@ -768,7 +779,8 @@ def _kind_sentences(kinds: pd.DataFrame, points: pd.DataFrame, roof_table: pd.Da
     words = [
         f"On the {label}, dearer than their FLOPs in forward, at the median of the networks that have them, are "
         + report.listing(
-            f"{row.layer_type} ({report.percent(row.forward_latency)} of time, {report.percent(row.forward_flop)} of FLOPs)"
+            f"{row.layer_type} ({report.percent(row.forward_latency)} of time, "
+            f"{report.percent(row.forward_flop)} of FLOPs)"
             for row in dearer.itertuples()
         )
         + "."
@@ -777,7 +789,8 @@ def _kind_sentences(kinds: pd.DataFrame, points: pd.DataFrame, roof_table: pd.Da
     ]
     if len(cheaper):
         names = report.listing(
-            f"{row.layer_type} ({report.percent(row.forward_flop)} of FLOPs, {report.percent(row.forward_latency)} of time)"
+            f"{row.layer_type} ({report.percent(row.forward_flop)} of FLOPs, "
+            f"{report.percent(row.forward_latency)} of time)"
             for row in cheaper.itertuples()
         )
         words.append(f"Cheaper than their FLOPs: {names}.")
@@ -786,23 +799,14 @@ def _kind_sentences(kinds: pd.DataFrame, points: pd.DataFrame, roof_table: pd.Da
         return said | {"ridge": Text("No ceilings were measured, so there is no ridge to compare with."),
                        "kinds_takeaway": Text("Where the time goes follows from no count alone."),
                        "alt_points": Text("Rates of layer types without roofs, for none were measured.")}  # fmt: skip
-    left = kinds[~kinds["is_compute_bound"].astype(bool)]
-    explained = dearer[dearer["layer_type"].isin(left["layer_type"])]
-    above = _above(points, roof_table)
+    left = known[~known["is_compute_bound"].astype(bool)]
     said["ridge"] = Text(
-        f"The ridge of the {label} lies at {report.intensity(kinds['ridge'].iloc[0])}. Left of it, by their eager bytes, "
-        f"are {report.listing(f'{row.layer_type} ({report.significant(row.intensity, 2)})' for row in left.itertuples())}. "
-        + (
-            f"Of the {report.plural(len(dearer), 'type')} dearer than their FLOPs, {report.number(len(explained))} lie "
-            "there: they wait for memory rather than for arithmetic, and reach "
-            + report.listing(
-                f"{report.percent(row.bandwidth_share)} ({row.layer_type})" for row in explained.itertuples()
-            )
-            + " of the achievable bandwidth."
-            if len(explained)
-            else "None of the types that are dearer than their FLOPs lies there."
-        )
-        + above
+        f"The ridge of the {label} lies at {report.intensity(kinds['ridge'].iloc[0])}. Left of it, by their "
+        "eager bytes, "
+        "are "
+        f"{report.listing(f'{row.layer_type} ({report.significant(row.intensity, 2)})' for row in left.itertuples())}. "
+        + _limits(dearer)
+        + _above(points, roof_table)
     )
     said["kinds_takeaway"] = _kinds_takeaway(kinds, label)
     said["alt_points"] = Text(
@@ -816,6 +820,36 @@ def _kind_sentences(kinds: pd.DataFrame, points: pd.DataFrame, roof_table: pd.Da
     return said
 
 
+def _limits(dearer: pd.DataFrame) -> str:
+    """For the types dearer than their FLOPs: is it memory, is it arithmetic, or does the kernel use neither?"""
+    if dearer.empty:
+        return "No type is dearer than its FLOPs."
+    memory = dearer["bandwidth_share"] >= NEAR_ROOF
+    compute = ~memory & (dearer["compute_share"] >= NEAR_ROOF)
+    words = ["Of the types dearer than their FLOPs,"]
+    parts: list[str] = []
+    for chosen, share, ending in (
+        (memory, "bandwidth_share", "of the achievable bandwidth, so that memory sets their time"),
+        (compute, "compute_share", "of the achievable FLOP/s, so that arithmetic sets their time"),
+    ):
+        some = zip(dearer.loc[chosen, "layer_type"], dearer.loc[chosen, share], strict=True)
+        listed = [f"{name} {report.percent(value)}" for name, value in some]
+        if listed:
+            parts.append(f"{report.listing(listed)} {ending}")
+    words.append(f"{'; '.join(parts)}." if parts else f"none reaches {report.percent(NEAR_ROOF)} of either roof.")
+    neither = dearer[~memory & ~compute]
+    if len(neither):
+        best = neither[["bandwidth_share", "compute_share"]].max(axis=1)
+        names = report.listing(f"{name} ({report.percent(value)})" for name, value in
+                               zip(neither["layer_type"], best, strict=True))  # fmt: skip
+        words.append(
+            f"Neither roof explains the time of {names}, with the share of the nearer roof in brackets: their "
+            "kernels fall "
+            "short of what this hardware allows."
+        )
+    return " ".join(words)
+
+
 def _above(points: pd.DataFrame, roof_table: pd.DataFrame) -> str:
     """How many points beat the bandwidth of memory, and whether the caches' explains them all."""
     merged = points.merge(roof_table, on="series")
@@ -826,7 +860,8 @@ def _above(points: pd.DataFrame, roof_table: pd.DataFrame) -> str:
         return " No point lies above the roof of memory."
     words = (
         f" {report.plural(len(over), 'point')} of {report.number(len(merged))} "
-        f"{'lies' if len(over) == 1 else 'lie'} above the roof of memory: there an operation finds what the one before it "
+        f"{'lies' if len(over) == 1 else 'lie'} above the roof of memory: there an operation finds what the "
+        "one before it "
         "wrote still in a cache."
     )
     if len(beyond):
@@ -839,7 +874,8 @@ def _kinds_takeaway(kinds: pd.DataFrame, label: str) -> Text:
     idle = kinds[(kinds["forward_flop"] < 0.005) & (kinds["forward_latency"] >= KNOWN_SHARE)]
     time_ = report.listing(f"{row.layer_type} {report.percent(row.forward_latency)}" for row in idle.itertuples())
     return Text(
-        f"On the {label}, layer types that no FLOP count sees take a share of forward time worth knowing: {time_}, each "
+        f"On the {label}, layer types that no FLOP count sees take a share of forward time worth knowing: "
+        f"{time_}, each "
         "at the median of the networks that have it. Fusing them into their neighbours saves bytes, not FLOPs."
     )
 
@@ -853,15 +889,17 @@ def _memory_sentences(ratios: pd.DataFrame, held: pd.DataFrame) -> dict[str, Tex
     gradients = held[held["component"] == "gradients"].set_index(["series", "model"])
     gradient = gradients["byte"] / gradients["estimate_byte"]
     reading = (
-        f"A step holds {report.significant(growth.min(), 2)} to {report.significant(growth.max(), 2)} times what inference "
+        f"A step holds {report.significant(growth.min(), 2)} to {report.significant(growth.max(), 2)} times "
+        "what inference "
         f"holds at the same batch. Activations kept for backward are {report.percent(share.min())} ({least}) to "
         f"{report.percent(share.max())} ({most}) of it. The peak comes in "
         + report.listing(
             f"{phase} for {report.number(len(group))} of {report.plural(len(totals), 'network')}"
             for phase, group in totals.groupby("phase")
         )
-        + f". Gradients hold {report.percent(gradient.min())} ({gradient.idxmin()[1]}) to {report.percent(gradient.max())} "
-        f"({gradient.idxmax()[1]}) of it at that moment: they come as backward lets activations go."
+        + f". Gradients hold {report.percent(gradient.min())} ({gradient.idxmin()[1]}) to "
+        f"{report.percent(gradient.max())} ({gradient.idxmax()[1]}) of it at that moment: they "
+        "come as backward lets activations go."
     )
     short = Text(
         f"At the batch trained here, a step holds {report.significant(float(growth.median()), 2)} times what inference "
@@ -875,9 +913,11 @@ def _memory_sentences(ratios: pd.DataFrame, held: pd.DataFrame) -> dict[str, Tex
     low, high = measured.iloc[ratio.argmin()], measured.iloc[ratio.argmax()]
     kinds = {"resident": "growth of the process's resident memory", "allocated": "what torch's allocator handed out"}
     compared = (
-        f"Measured ({report.listing(kinds[kind] for kind in dict.fromkeys(measured['memory_kind']) if kind in kinds)}), "
+        "Measured "
+        f"({report.listing(kinds[kind] for kind in dict.fromkeys(measured['memory_kind']) if kind in kinds)}), "
         f"the peak is {report.significant(ratio.min(), 2)} ({low['model']}) to {report.significant(ratio.max(), 2)} "
-        f"({high['model']}) times the estimate, {report.significant(float(np.median(ratio)), 2)} at the median. What lies "
+        f"({high['model']}) times the estimate, {report.significant(float(np.median(ratio)), 2)} at the "
+        "median. What lies "
         "above it are the workspaces of kernels and what the allocator keeps, which no count of tensors holds"
         + (
             "; where the peak lies below, the network never made or never touched a tensor that the count holds."

@@ -246,25 +246,33 @@ def _operation_sentences(measured: list[store.Measured]) -> dict[str, Text]:
 
 # Timers
 
-TIMER_COLUMNS = ("machine", "case", "ratio", "low", "high", "elapsed_s", "other_elapsed_s", "rounds")
+TIMER_COLUMNS = ("machine", "case", "ratio", "low", "high", "elapsed_s", "other_elapsed_s", "pairs")
 
 
 def _timers(one: store.Measured) -> pd.DataFrame:
-    """Each case's median by this book's loop over that by torch.utils.benchmark, round by round."""
-    rows = one.trust[one.trust["comparison"] == "timer"]
+    """Each case's median by this book's loop over that by torch.utils.benchmark, and the time each takes to stop."""
+    rows, stopping = (one.trust[one.trust["comparison"] == name] for name in ("timer", "stopping"))
     found = []
     for case, group in rows.groupby("case", sort=False):
-        medians = group.pivot(index="round", columns="subject", values="latency_s").dropna()
-        elapsed = group.groupby("subject")["elapsed_s"].median()
-        if medians.empty:
+        pairs = group.pivot(index="round", columns="subject", values="latency_s").dropna()
+        elapsed = stopping[stopping["case"] == case].groupby("subject")["elapsed_s"].median()
+        if pairs.empty:
             continue
-        ratios = (medians[OUR_TIMER] / medians[OTHER_TIMER]).to_numpy()
-        low, high = timing.median_interval(ratios)
+        ratio = _ratio_of_medians(pairs[OUR_TIMER].to_numpy(), pairs[OTHER_TIMER].to_numpy())
         found.append({
-            "machine": title(one.environment), "case": case, "ratio": np.median(ratios), "low": low, "high": high,
-            "elapsed_s": elapsed[OUR_TIMER], "other_elapsed_s": elapsed[OTHER_TIMER], "rounds": len(ratios),
+            "machine": title(one.environment), "case": case, "ratio": ratio.value, "low": ratio.low, "high": ratio.high,
+            "elapsed_s": elapsed.get(OUR_TIMER, np.nan), "other_elapsed_s": elapsed.get(OTHER_TIMER, np.nan),
+            "pairs": len(pairs),
         })  # fmt: skip
     return pd.DataFrame(found, columns=list(TIMER_COLUMNS))
+
+
+def _ratio_of_medians(ours: np.ndarray, others: np.ndarray) -> Estimate:
+    """Ratio of the medians of paired values, with its percentile bootstrap interval over the pairs."""
+    drawn = np.random.default_rng(0).integers(len(ours), size=(timing.RESAMPLES, len(ours)))
+    ratios = np.median(ours[drawn], axis=1) / np.median(others[drawn], axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Estimate(float(np.median(ours) / np.median(others)), float(low), float(high))
 
 
 def _timer_sentences(frame: pd.DataFrame, measured: list[store.Measured]) -> dict[str, Text]:
@@ -278,13 +286,7 @@ def _timer_sentences(frame: pd.DataFrame, measured: list[store.Measured]) -> dic
             if off.empty
             else f"differ by more than {report.percent(TIMER_LIMIT)} on {report.listing(off['case'])}"
         )
-        total, other = group["elapsed_s"].sum(), group["other_elapsed_s"].sum()
-        faster = group["elapsed_s"] < group["other_elapsed_s"]
-        sentences.append(
-            f"On the {name} the medians {verdict}. For one round of all cases this book's loop takes "
-            f"{report.duration(total)} and the other {report.duration(other)}; it is the quicker one on "
-            f"{report.number(int(faster.sum()))} of {report.number(len(group))}."
-        )
+        sentences.append(f"On the {name} the medians {verdict}.{_stopping_sentence(group)}")
     none = "" if len(frame) else "This comparison has not been run."
     lacking = _lacking(measured, frame, "The comparison") if len(frame) else ""
     alt = report.listing(f"{row.case} {row.ratio:.3f}" for row in frame.itertuples())
@@ -292,6 +294,19 @@ def _timer_sentences(frame: pd.DataFrame, measured: list[store.Measured]) -> dic
         "timers": _sentences(*sentences, none, lacking),
         "alt_timers": Text(f"Median latency by this book's loop over that by torch.utils.benchmark: {alt}."),
     }
+
+
+def _stopping_sentence(group: pd.DataFrame) -> str:
+    known = group[group["elapsed_s"].notna() & group["other_elapsed_s"].notna()]
+    if known.empty:
+        return ""
+    total, other = known["elapsed_s"].sum(), known["other_elapsed_s"].sum()
+    faster = int((known["elapsed_s"] < known["other_elapsed_s"]).sum())
+    return (
+        f" To come to an interval, for one round of all cases, this book's loop takes {report.duration(total)} and the "
+        f"other {report.duration(other)}; it is the quicker one on {report.number(faster)} of "
+        f"{report.number(len(known))}."
+    )
 
 
 def timer_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -421,7 +421,7 @@ def _takeaway(causes: pd.DataFrame, one: Series) -> str:
     parts = [f"{report.percent(share)} at batch {batch}" for batch, share in explained.items()]
     return (
         f"{_at(one)} in {one.precision}, the roofline of the operations explains, in the median network, "
-        f"{report.listing(parts)} of the time; the rest is the software's to win."
+        f"{report.listing(parts)} of the time; the rest is what faster kernels, or less time around them, could win."
     )
 
 

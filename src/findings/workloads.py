@@ -504,7 +504,7 @@ def _say_networks(table: pd.DataFrame) -> dict[str, Text]:
             else f"Operations without a formula move at most {report.percent(uncounted)} of a network's bytes."
         ),
         "alt_overview": Text(
-            f"Dot plots of {len(rows)} networks ordered by FLOPs per input, from {few['model']} to {many['model']}: FLOPs, "
+            f"{len(rows)} networks ordered by FLOPs per input, from {few['model']} to {many['model']}: FLOPs, "
             "parameters, memory of parameters and activations, and the range of arithmetic intensity."
         ),
     }
