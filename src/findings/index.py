@@ -35,7 +35,7 @@ def _chips() -> Text:
     said = chip_findings.say(chips.load(), references.load())
     return Text(
         f"Of {said.n_chips} chips, the median one wants {said.ridge_median_fp32} at single precision on vector units. "
-        f"At bf16 on matrix units it wants {said.ridge_median_bf16}, {said.ridge_ratio} the former. Work with less "
+        f"At bf16 on matrix units it wants {said.ridge_median_bf16}, {said.ridge_ratio}. Work with less "
         f"reuse runs at the speed of memory. In single precision {said.gpu_cpu_peak} and {said.gpu_cpu_bandwidth}; "
         f"{said.gpu_cpu_balance}."
     )

@@ -101,7 +101,7 @@ class NothingMeasured(RuntimeError):
 
 def load(root: Path | None = None) -> Measured:
     """Everything about inference in ``data/machines/`` (or ``root``). Raises `NothingMeasured` if there is nothing."""
-    latencies, roofs, hardware, environments = [], [], {}, {}
+    latencies, rows, hardware, environments = [], [], {}, {}
     for name in store.machines(root):
         machine = store.load(name, root)
         latency = metrics.latencies(machine.samples, machine.outcomes)
@@ -110,14 +110,14 @@ def load(root: Path | None = None) -> Measured:
         environments[name] = machine.environment
         latencies.append(latency.assign(machine=name))
         for row, device in roofs(machine, sorted(set(latency["device"])), set(latency["precision"])):
-            roofs.append(row)
+            rows.append(row)
             hardware[row["machine"], row["device"], row["precision"]] = device
     if not latencies:
         raise NothingMeasured("data/machines/ holds no inference measurements; `make measure` makes some")
     latency = pd.concat(latencies, ignore_index=True)
     counts, uncounted = _counts(latency)
     counted = latency.merge(counts[list(metrics.WORKLOAD_KEY)], on=list(metrics.WORKLOAD_KEY))
-    ceiling = pd.DataFrame(roofs)
+    ceiling = pd.DataFrame(rows)
     cases = metrics.performance(counted, counts, ceiling)
     series = _series(cases, environments, ceiling)
     labels = {one.key: one.label for one in series}
