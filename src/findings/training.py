@@ -399,12 +399,13 @@ def ratio_table(ratios: pd.DataFrame) -> pd.DataFrame:
         shown = {"device": row.series} if several else {}
         shown |= {
             "network": row.model, "FLOPs forward": report.quantity(row.flop, "FLOP"),
-            "backward / forward": report.significant(row.flop_ratio),
+            "FLOP ratio": report.significant(row.flop_ratio),
         }  # fmt: skip
         if row.n:
             shown |= {
                 "latency forward": report.duration(row.forward_s), "backward": report.duration(row.backward_s),
-                "latency ratio": f"{row.ratio:.2f} [{row.ratio_low:.2f}, {row.ratio_high:.2f}]",
+                "latency ratio": f"{row.ratio:.2f}",
+                "interval": f"{row.ratio_low:.2f}\u00a0to\u00a0{row.ratio_high:.2f}",
                 "at the roof": report.significant(row.roof_ratio) if row.roof_ratio == row.roof_ratio else "–",
                 "optimiser step": report.duration(row.optimizer_s),
             }  # fmt: skip
