@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 
 from src import report, schema, store, workload
@@ -145,6 +146,18 @@ def test_a_case_without_a_latency_is_named(tmp_path):
     found = findings.find(tmp_path)
     assert f"{TINY} on the Other CPU (2 threads) (out of memory)" in found.say.missing
     assert findings.ratio_table(found.ratios)["latency forward"].str.contains("out of memory").sum() == 1
+
+
+def test_few_steps_borrow_the_widest_interval():
+    table = findings._borrow_intervals(
+        pd.DataFrame(
+            {"n": [5, 9, 2], "ratio": [2.0, 1.0, 1.5], "ratio_low": [1.6, 0.9, 1.4], "ratio_high": [2.2, 1.1, 1.9]}
+        )
+    )
+    # The widest of the two that have their own reaches down by a factor of 2 / 1.6 = 1.25: 1.5 / 1.25 = 1.2, and
+    # 1.5 x 1.25 = 1.875, short of the 1.9 that a step reached.
+    assert table["ratio_low"].to_list() == pytest.approx([1.6, 0.9, 1.2])
+    assert table["ratio_high"].to_list() == pytest.approx([2.2, 1.1, 1.9])
 
 
 def test_nothing_measured_is_said(tmp_path):

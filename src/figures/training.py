@@ -62,7 +62,7 @@ def _ratio_panel(group: pd.DataFrame, domain: list[float], title: str) -> alt.La
     long = long[long["value"].notna()].assign(quantity=long["quantity"].map(names))
     y = alt.Y("model:N", sort=_order(group), title=None, axis=alt.Axis(grid=True, labelFontSize=11))
     scale = alt.Scale(domain=domain, nice=False, zero=False)
-    x = alt.X("value:Q", title="backward / forward", scale=scale)
+    x = alt.X("value:Q", title="backward / forward", scale=scale, axis=alt.Axis(tickCount=8))
     base = alt.Chart(long)
     latency = base.transform_filter("datum.quantity == 'latency'")
     colours = alt.Scale(domain=list(RATIO_MARKS), range=["#E69F00", "#7F7F7F", "#0072B2"])
@@ -72,7 +72,9 @@ def _ratio_panel(group: pd.DataFrame, domain: list[float], title: str) -> alt.La
             x=alt.X("two:Q", scale=scale)
         ),
         latency.mark_rule(strokeWidth=3, color="#0072B2").encode(
-            y=y, x=alt.X("ratio_low:Q", title="backward / forward", scale=scale), x2="ratio_high:Q"
+            y=y,
+            x=alt.X("ratio_low:Q", title="backward / forward", scale=scale, axis=alt.Axis(tickCount=8)),
+            x2="ratio_high:Q",
         ),
         base.mark_point(filled=True, size=70, opacity=1).encode(
             x=x, y=y, color=alt.Color("quantity:N", scale=colours, title="ratio of"),
@@ -255,11 +257,11 @@ def rates(points: pd.DataFrame, roof_lines: pd.DataFrame) -> alt.TopLevelMixin:
     for label, group in points.groupby("series", sort=False):
         mine = roof_lines[roof_lines["series"] == label] if len(roof_lines) else roof_lines
         top = max(group["work_per_s"].max(), mine["achievable_flop_per_s"].max() if len(mine) else 0) * 1.5
-        x = alt.X("intensity:Q", title="arithmetic per byte (FLOP/B)", axis=alt.Axis(tickCount=6, format="~g"),
-                  scale=alt.Scale(type="log", domain=[low, high], nice=False))  # fmt: skip
-        y = alt.Y("work_per_s:Q", title="arithmetic per second", scale=alt.Scale(type="log", domain=[floor, top],
-                  nice=False), axis=alt.Axis(tickCount=6, labelExpr="replace(format(datum.value, '~s'), /([kMGTP]?)$/,"
-                  " ' $1FLOP/s')".replace("/([kMGTP]?)$/", "regexp('([kMGTP]?)$')")))  # fmt: skip
+        x = alt.X("intensity:Q", title="arithmetic per byte (FLOP/B)", axis=alt.Axis(values=_decades(low, high),
+                  format="~g"), scale=alt.Scale(type="log", domain=[low, high], nice=False))  # fmt: skip
+        y = alt.Y("work_per_s:Q", title="arithmetic per second", axis=alt.Axis(values=_decades(floor, top), labelExpr=
+                  _PREFIX.format("datum.value", "FLOP/s").replace("'.3'", "'d'")),
+                  scale=alt.Scale(type="log", domain=[floor, top], nice=False))  # fmt: skip
         for phase in PHASES:
             layers = [
                 alt.Chart(_roof(mine.iloc[0], low, high, name))
@@ -279,6 +281,11 @@ def rates(points: pd.DataFrame, roof_lines: pd.DataFrame) -> alt.TopLevelMixin:
             title = phase + (f", {label}" if several else "")
             panels.append(alt.layer(*layers).properties(width=268, height=270, title=title))
     return alt.concat(*panels, columns=2, spacing=16)
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """The powers of ten within a domain."""
+    return [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
 
 
 def _roof(row: pd.Series, low: float, high: float, bandwidth: str) -> pd.DataFrame:

@@ -184,6 +184,7 @@ def step_table(machine: store.Measured, one: Series, hardware: predict.Hardware 
     found = pd.DataFrame(rows)
     if found.empty:
         return found
+    found = _borrow_intervals(found)
     position = {name: index for index, name in enumerate(models.MEASURED)}
     order = found["model"].map(lambda name: position.get(name, len(position)))
     return found.assign(_order=order).sort_values("_order").drop(columns="_order").reset_index(drop=True)
@@ -219,18 +220,29 @@ def _roof_s(operations: Iterable[workload.Operation], hardware: predict.Hardware
 
 
 def _ratio(row: Mapping, samples: pd.DataFrame) -> dict[str, float]:
+    """The ratio of medians; its interval, if there are steps enough for a bootstrap, else the range of the steps."""
     if not row["n"]:
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high"), np.nan)
     value = row["backward_s"] / row["forward_s"]
     steps = samples.pivot_table(index="index", columns="phase", values="latency_s")[list(PHASES)].dropna()
     if len(steps) < timing.MINIMUM_SAMPLES:
-        # Too few steps for a bootstrap: what the intervals of the two phases allow.
-        low, high = row["backward_low_s"] / row["forward_high_s"], row["backward_high_s"] / row["forward_low_s"]
-        return {"ratio": value, "ratio_low": low, "ratio_high": high}
+        each = steps["backward"] / steps["forward"]
+        return {"ratio": value, "ratio_low": min(each.min(), value), "ratio_high": max(each.max(), value)}
     drawn = np.random.default_rng(0).integers(len(steps), size=(RESAMPLES, len(steps)))
     forward, backward = (np.median(steps[phase].to_numpy()[drawn], axis=1) for phase in PHASES)
     low, high = np.percentile(backward / forward, [2.5, 97.5])
     return {"ratio": value, "ratio_low": min(float(low), value), "ratio_high": max(float(high), value)}
+
+
+def _borrow_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Intervals of ratios of too few steps, as wide as the widest of the same series, and at least their range."""
+    own = table["n"] >= timing.MINIMUM_SAMPLES
+    reach = np.maximum(table["ratio_high"] / table["ratio"], table["ratio"] / table["ratio_low"])[own].max()
+    if np.isnan(reach):
+        return table
+    low = np.minimum(table["ratio_low"], table["ratio"] / reach)
+    high = np.maximum(table["ratio_high"], table["ratio"] * reach)
+    return table.assign(ratio_low=table["ratio_low"].where(own, low), ratio_high=table["ratio_high"].where(own, high))
 
 
 def breakdowns(machine: store.Measured, one: Series) -> list[breakdown.Breakdown]:
@@ -387,12 +399,13 @@ def ratio_table(ratios: pd.DataFrame) -> pd.DataFrame:
         shown = {"device": row.series} if several else {}
         shown |= {
             "network": row.model, "FLOPs forward": report.quantity(row.flop, "FLOP"),
-            "backward / forward": report.significant(row.flop_ratio),
+            "FLOP ratio": report.significant(row.flop_ratio),
         }  # fmt: skip
         if row.n:
             shown |= {
                 "latency forward": report.duration(row.forward_s), "backward": report.duration(row.backward_s),
-                "latency ratio": f"{row.ratio:.2f} [{row.ratio_low:.2f}, {row.ratio_high:.2f}]",
+                "latency ratio": f"{row.ratio:.2f}",
+                "interval": f"{row.ratio_low:.2f}\u00a0to\u00a0{row.ratio_high:.2f}",
                 "at the roof": report.significant(row.roof_ratio) if row.roof_ratio == row.roof_ratio else "–",
                 "optimiser step": report.duration(row.optimizer_s),
             }  # fmt: skip
@@ -473,6 +486,7 @@ def _introduction(series: Sequence[Series], ratios: pd.DataFrame, whole: Whole) 
         "n_networks": report.number(ratios.loc[ratios["n"] > 0, "model"].nunique()),
         "n_broken_down": report.number(len({found.case.model for _, found in whole})),
         "missing": _missing(ratios),
+        "few_steps": _few_steps(ratios),
         "first_device": Text(whole[0][0].label),
         "small_share": report.percent(SMALL_SHARE),
         "known_share": report.percent(KNOWN_SHARE),
@@ -485,6 +499,19 @@ def _missing(ratios: pd.DataFrame) -> Text:
         return Text("Every network of the sweep has a latency.")
     parts = [f"{row.model} on the {row.series} ({row.status.replace('_', ' ')})" for row in lost.itertuples()]
     return Text(f"Without a latency: {report.listing(parts)}.")
+
+
+def _few_steps(ratios: pd.DataFrame) -> Text:
+    few = ratios[(ratios["n"] > 0) & (ratios["n"] < timing.MINIMUM_SAMPLES)]
+    if few.empty:
+        return Text("Every ratio has steps enough for that.")
+    several = ratios["series"].nunique() > 1
+    names = report.listing(f"{row.model}{f' on the {row.series}' if several else ''}" for row in few.itertuples())
+    return Text(
+        f"Of {names} there are fewer than {report.number(timing.MINIMUM_SAMPLES)} steps, too few for a "
+        "bootstrap: their "
+        "intervals are as wide as the widest of the others, and hold every step."
+    )
 
 
 def _ratio_sentences(ratios: pd.DataFrame) -> dict[str, Text]:
@@ -755,7 +782,7 @@ def _memory_reading(slices: pd.DataFrame) -> Text:
     return Text(
         "Layer types without a FLOP in the count (normalisation, activation, pooling, element-wise work and data "
         f"movement) own {report.percent(first.min())} ({first.idxmin()[1]}) to {report.percent(first.max())} "
-        f"({first.idxmax()[1]}) of the memory at the end of forward: what they write is kept for backward as much as "
+        f"({first.idxmax()[1]}) of the memory when forward holds most: what they write is kept for backward as much as "
         "what a convolution writes."
     )
 
@@ -829,11 +856,11 @@ def _limits(dearer: pd.DataFrame) -> str:
     words = ["Of the types dearer than their FLOPs,"]
     parts: list[str] = []
     for chosen, share, ending in (
-        (memory, "bandwidth_share", "of the achievable bandwidth, so that memory sets their time"),
-        (compute, "compute_share", "of the achievable FLOP/s, so that arithmetic sets their time"),
+        (memory, "bandwidth_share", "of the achievable bandwidth, so that memory sets the time"),
+        (compute, "compute_share", "of the achievable FLOP/s, so that arithmetic sets the time"),
     ):
         some = zip(dearer.loc[chosen, "layer_type"], dearer.loc[chosen, share], strict=True)
-        listed = [f"{name} {report.percent(value)}" for name, value in some]
+        listed = [f"{name} reaches {report.percent(value)}" for name, value in some]
         if listed:
             parts.append(f"{report.listing(listed)} {ending}")
     words.append(f"{'; '.join(parts)}." if parts else f"none reaches {report.percent(NEAR_ROOF)} of either roof.")
@@ -866,7 +893,13 @@ def _above(points: pd.DataFrame, roof_table: pd.DataFrame) -> str:
     )
     if len(beyond):
         names = dict.fromkeys(f"{row.layer_type} of {row.model} ({row.phase})" for row in beyond.itertuples())
-        words += f" Above the caches' roof as well {'is' if len(names) == 1 else 'are'} {report.listing(names)}."
+        excess = float((merged["work_per_s"] / cache).max() - 1)
+        words += (
+            f" Above the caches' roof as well {'is' if len(names) == 1 else 'are'} {report.listing(names)}, by "
+            f"{report.percent(excess)} at most: the roof is the best of the kernels that we tried, timed at "
+            "another moment "
+            "of a machine that does not always run alike."
+        )
     return words
 
 
@@ -876,7 +909,7 @@ def _kinds_takeaway(kinds: pd.DataFrame, label: str) -> Text:
     return Text(
         f"On the {label}, layer types that no FLOP count sees take a share of forward time worth knowing: "
         f"{time_}, each "
-        "at the median of the networks that have it. Fusing them into their neighbours saves bytes, not FLOPs."
+        "at the median of the networks that have it."
     )
 
 
