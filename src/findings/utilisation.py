@@ -198,7 +198,7 @@ def roof_table(ceilings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _at(one: Series) -> str:
-    return f"On the {one.hardware} in {one.precision}"
+    return f"On the {one.label}"
 
 
 def _per_series(series: Sequence[Series], sentence) -> Text:
@@ -229,7 +229,8 @@ def _roof_sentences(cases: pd.DataFrame, measured: Measured) -> dict[str, Text]:
         row = own.iloc[0]
         ridge = row["achievable_flop_per_s"] / row["achievable_byte_per_s"]
         text = (
-            f"{_at(one)} the best kernel achieves {report.flop_rate(row['achievable_flop_per_s'])} "
+            f"On the {one.hardware} the best kernel achieves {report.flop_rate(row['achievable_flop_per_s'])} in "
+            f"{one.precision} "
             f"and memory {report.bandwidth(row['achievable_byte_per_s'])}, so that the ridge lies at "
             f"{report.intensity(ridge)}"
         )
@@ -333,7 +334,7 @@ def _utilisation_sentences(shown: pd.DataFrame, measured: Measured, batches: Seq
             return ""
         by_family = own.groupby("family")["utilisation"].median().sort_values()
         listed = report.listing(f"{name} {report.percent(value)}" for name, value in by_family[::-1].items())
-        return f"{_at(one)}, median utilisation by family of networks is: {listed}."
+        return f"On the {one.hardware} in {one.precision}, median utilisation by family of networks is: {listed}."
 
     return {
         "utilisation": _per_series(measured.series, reading),
@@ -420,7 +421,7 @@ def _takeaway(causes: pd.DataFrame, one: Series) -> str:
     explained = own.groupby(["batch_size", "model"])["share"].sum().groupby("batch_size").median()
     parts = [f"{report.percent(share)} at batch {batch}" for batch, share in explained.items()]
     return (
-        f"{_at(one)}, the roofline of the operations explains, in the median network, "
+        f"On the {one.hardware} in {one.precision}, the roofline of the operations explains, in the median network, "
         f"{report.listing(parts)} of the time; the rest is what faster kernels, or less time around them, could win."
     )
 
