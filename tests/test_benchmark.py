@@ -285,7 +285,9 @@ def test_inputs_drawn_on_an_accelerator_have_the_shapes_and_types_of_the_registr
     pretended = Accelerator()
     stand_in = type("Stand-in", (), {"inputs": staticmethod(inputs)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "empty", lambda shape, dtype, device: real(shape, dtype=dtype))
+        # torch itself calls it as well, for a tensor of zeros on the meta device.
+        patch.setattr(torch, "empty", lambda shape, device, **rest: real(
+            shape, device="cpu" if device is pretended else device, **rest))  # fmt: skip
         found = steps.batch(stand_in, 3, pretended, torch.float32)
     assert [(value.shape, value.dtype) for value in found] == [(value.shape, value.dtype) for value in wanted]
     for value, reference in zip(found, wanted, strict=True):

