@@ -223,7 +223,10 @@ def test_fifty_kills_lose_at_most_the_sample_under_way(tmp_path):
     folder = tmp_path / "machine"
     told = -1
     environment = os.environ | {"PYTHONPATH": str(schema.ROOT)}
-    for _ in range(50):
+    kills = 0
+    # At least fifty, and on until the kills have come while it sampled, not before: a loaded machine starts slowly.
+    while kills < 50 or (told <= 50 and kills < 100):
+        kills += 1
         with subprocess.Popen(
             [sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, cwd=schema.ROOT, env=environment
         ) as run:
@@ -237,7 +240,7 @@ def test_fifty_kills_lose_at_most_the_sample_under_way(tmp_path):
         # Every sample that the run said it had is there, at most one more, and none twice.
         assert [found["index"] for found in rows] in (list(range(told + 1)), list(range(told + 2)))
         told = len(rows) - 1
-    assert told > 10  # the kills came while it sampled, not before
+    assert told > 50
 
 
 def test_progress_keeps_the_last_outcome_and_one_environment(tmp_path):
