@@ -57,10 +57,6 @@ def test_counting_keeps_its_promises_of_speed():
     assert everything["peak_memory_byte"] <= 1e9
 
 
-@pytest.mark.xfail(
-    reason="the committed run took 31.0 s, before views passed the recorder; "
-    "measure again with python -m src.reconcile --benchmark --write and remove this mark"
-)
 def test_all_of_torchvision_is_counted_within_half_a_minute():
     (everything,) = [row for row in TIMES if row["model"] == "all of torchvision"]
     assert everything["time_s"] <= 30
