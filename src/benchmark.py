@@ -32,6 +32,16 @@ step of the largest network takes seconds on a few CPU cores and its saved activ
 PATIENCE = 6.0
 """A slow case may take this many times its budget to reach the minimum number of samples."""
 SLOWEST_CASE_S = 60.0
+ROUNDS = {"cpu": 3, "mps": 1, "cuda": 1}
+"""A sweep spreads a case's budget over so many visits, minutes apart. On a CPU each is a process of its own: where its
+memory and threads lie, and what else the machine is doing in those seconds, stays with all of its samples."""
+
+SAMPLED = frozenset({"ok", "noisy", "too_few"})
+"""Statuses of cases that have samples."""
+
+SHORTEST_VISIT = 3
+"""A further visit to a case has time for at least so many calls; for one, the warm-up would take half of it."""
+
 FINISHED = frozenset({"ok", "out_of_memory", "unsupported", "failed"})
 """Statuses that a later run does not take up again."""
 
@@ -122,11 +132,13 @@ class Sweep:
     log: Callable[[str], None]
     progress: Progress
     make_worker: Callable[[], Any]
+    rounds: int
     began: float = field(default_factory=time.monotonic)
     worker: Any = None
     outcomes: dict[Case, dict] = field(default_factory=dict)
     attempts: dict[Case, int] = field(default_factory=dict)
     totals: dict[Case, list[float]] = field(default_factory=dict)
+    indices: dict[Case, list[int]] = field(default_factory=dict)
     next_index: dict[Case, int] = field(default_factory=dict)
     seconds_per_input: dict[tuple, float] = field(default_factory=dict)
     follower: store.Follower = field(init=False)
@@ -149,11 +161,22 @@ class Sweep:
                 samples[row["index"]] = samples.get(row["index"], 0.0) + row["latency_s"]
         for case, samples in grown.items():
             self.totals.setdefault(case, []).extend(samples.values())
+            self.indices.setdefault(case, []).extend(samples)
             self.seconds_per_input[_series(case)] = float(np.median(self.totals[case])) / case.batch_size
 
     def left_s(self) -> float:
         """Seconds of the budget that are left."""
         return self.budget_s - (time.monotonic() - self.began)
+
+    def visits(self, case: Case) -> np.ndarray:
+        """Which visit each total of a case is of, (n,)."""
+        return timing.visits(self.indices.get(case, []))
+
+    def sampled(self, case: Case) -> dict | None:
+        """The outcome of a case that has samples which count; None for others."""
+        row = self.outcomes.get(case)
+        is_current = row is not None and (row.get("attempt") or 1) == self.attempts.get(case, 1)
+        return row if is_current and row["status"] in SAMPLED and self.totals.get(case) else None
 
 
 def sweep(
@@ -170,21 +193,23 @@ def sweep(
     log: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
     make_worker: Callable[[], Any] | None = None,
+    rounds: int | None = None,
 ) -> dict[Case, dict]:
     """Measure cases into a folder whose lock the caller holds; returns the last outcome of each case that has one.
 
     Cases that earlier runs finished are not measured again, but for those that ``again`` (`command.AGAIN`) names: they
-    are measured anew, and their older samples no longer count. First every case gets up to ``case_budget_s`` seconds,
-    or an even share of what is left of ``budget_s`` if that is less; a slow one gets ``patience_s`` to reach the
-    minimum number of samples (by default six times its budget, and a minute at least). Time that remains then goes, a
-    case at a time, to the one whose interval a second narrows most. Raises `store.StoreError` if the folder can't be
-    written.
+    are measured anew, and their older samples no longer count. Every case gets up to ``case_budget_s`` seconds, or an
+    even share of what is left of ``budget_s`` if that is less, spread over ``rounds`` (default: `ROUNDS`); a slow one
+    gets ``patience_s`` to reach the minimum number of samples (by default six times its budget, and a minute at least).
+    Time that remains then goes, a case at a time, to the one whose interval a second narrows most. Raises
+    `store.StoreError` if the folder can't be written.
     """
     described = dict(environment or machine.describe("cuda" if device == "cuda" else None))
     run = Sweep(
         folder, described, store.add_environment(folder, described), device, budget_s, case_budget_s,
         patience_s, target, again, log,
         progress or Progress(log), make_worker or (lambda: Worker(device, int(described["threads"]))),
+        ROUNDS[device] if rounds is None else rounds,
     )  # fmt: skip
     try:
         return _sweep(run, list(dict.fromkeys(cases)))
@@ -205,10 +230,11 @@ def _sweep(run: Sweep, cases: list[Case]) -> dict[Case, dict]:
     statuses = {case: run.outcomes[case]["status"] if case in run.outcomes else None for case in cases}
     statuses |= dict.fromkeys(anew)
     first = [case for case, status in statuses.items() if status in (None, "over_budget")]
-    if first or not FINISHED.issuperset(statuses.values()):
-        run.progress.start(len(first))
+    owed = [case for case in cases if _share_s(run, case, 1) is not None]
+    if first or owed or not FINISHED.issuperset(statuses.values()):
+        run.progress.start()
         _reference(run, "start")
-        if _first_pass(run, first):
+        if _visit(run, cases, first):
             _deepen(run, cases)
         _reference(run, "end")
     return {case: run.outcomes[case] for case in cases if case in run.outcomes}
@@ -221,18 +247,33 @@ def is_wanted_again(outcome: Mapping[str, Any] | None, again: str | None) -> boo
     return {"busy": bool(outcome["is_busy"]), "noisy": outcome["status"] in ("noisy", "too_few"), "all": True}[again]
 
 
-def _first_pass(run: Sweep, cases: Sequence[Case]) -> bool:
-    """Measure each case once; False if time ran out before the last."""
-    for position, case in enumerate(cases):
-        if position == len(cases) // 2 and position > 0:
-            _reference(run, "middle")
-        if run.left_s() <= 1.0:
-            run.log(f"time is up: {len(cases) - position} cases left for another run")
-            return False
-        share_s = max(2.0, 1.5 * run.left_s() / (len(cases) - position))
-        budget_s = min(run.case_budget_s, share_s)
-        _measure_case(run, case, budget_s, _patience(run, budget_s))
+def _visit(run: Sweep, cases: Sequence[Case], first: Sequence[Case]) -> bool:
+    """Measure the cases that come first, and go round again; False if time ran out before the last."""
+    for turn in range(run.rounds):
+        wanted = first if turn == 0 else [case for case in cases if _share_s(run, case, turn) is not None]
+        run.progress.expect(len(wanted) * (run.rounds - turn))
+        for position, case in enumerate(wanted):
+            if turn == run.rounds // 2 and position == len(wanted) // 2 and position > 0:
+                _reference(run, "middle")
+            left_s = run.left_s()
+            if left_s <= 1.0:
+                run.log(f"time is up: {len(wanted) - position} cases left for another run")
+                return False
+            visits = len(wanted) * (run.rounds - turn) - position
+            even_s = max(2.0, 1.5 * left_s / visits)
+            share_s = run.case_budget_s / run.rounds if turn == 0 else _share_s(run, case, turn)
+            budget_s = min(share_s, even_s)
+            _measure_case(run, case, budget_s, _patience(run, budget_s * run.rounds) if turn == 0 else budget_s)
     return True
+
+
+def _share_s(run: Sweep, case: Case, turn: int) -> float | None:
+    """Seconds that a case gets on its next visit; None if it has no samples, enough visits, or too long calls."""
+    outcome = run.sampled(case)
+    if outcome is None or run.visits(case)[-1] >= turn or turn >= run.rounds:
+        return None
+    share_s = (run.case_budget_s - outcome["elapsed_s"]) / (run.rounds - turn)
+    return share_s if share_s >= SHORTEST_VISIT * float(np.median(run.totals[case])) else None
 
 
 def _patience(run: Sweep, budget_s: float) -> float:
@@ -263,10 +304,10 @@ def _deepen(run: Sweep, cases: Sequence[Case]) -> None:
         affordable = [case for case in open_ if 3 * float(np.median(run.totals[case])) < run.left_s()]
         if not affordable:
             return
-        case = max(affordable, key=lambda case: narrowing_per_s(run.totals[case], run.target))
+        case = max(affordable, key=lambda case: narrowing_per_s(run.totals[case], run.target, run.visits(case)))
         tried[case] = tried.get(case, 0) + 1
         budget_s = min(max(run.case_budget_s, 8 * float(np.median(run.totals[case]))), run.left_s())
-        run.progress.extend()
+        run.progress.expect(1)
         _measure_case(run, case, budget_s, budget_s)
 
 
@@ -274,13 +315,14 @@ RESTART_S = 3.0
 """What taking up a case again costs before its first sample: building the network and warming up."""
 
 
-def narrowing_per_s(totals: Sequence[float], target: float) -> float:
+def narrowing_per_s(totals: Sequence[float], target: float, visits: Sequence[int] | np.ndarray | None = None) -> float:
     """By how much of the median, per second spent, the interval's half width is expected to shrink towards the target.
 
-    A half width falls as the square root of the number of samples. ``totals`` are the samples so far, in s.
+    A half width falls as the square root of the number of samples. ``totals`` (n,) are the samples so far, in s, and
+    ``visits`` (n,) tells which visit each is of.
     """
     n, median = len(totals), float(np.median(totals))
-    width = timing.relative_half_width(totals)
+    width = timing.relative_half_width(totals, visits)
     if n < timing.MINIMUM_SAMPLES:
         width = 1.0  # so few say nothing about their spread
     if width <= target and n >= timing.MINIMUM_SAMPLES:
@@ -306,14 +348,41 @@ def _measure_case(run: Sweep, case: Case, budget_s: float, patience_s: float) ->
         outcome = {"status": "over_budget", "message": message}
     else:
         plan = timing.Plan(budget_s=budget_s, patience_s=patience_s, target=run.target)
+        earlier = run.sampled(case)
         outcome = _supervise(run, case, plan)
+        if earlier and outcome["status"] not in SAMPLED:
+            run.log(f"another visit to {command.describe(case)} ended as {outcome['status']}; its samples stay")
+            return
+        if earlier:
+            outcome, began = _joined(earlier, outcome), began - earlier["elapsed_s"]
+        if len(run.totals.get(case, ())) and outcome["status"] in SAMPLED:
+            outcome |= _judged(run, case, plan, outcome["stop_reason"])
     attempt = run.attempts.get(case, 1)
     base["attempt"] = attempt if attempt > 1 else None
-    row = base | {"is_busy": False} | outcome | {"elapsed_s": time.monotonic() - began}
+    row = {"is_busy": False} | outcome | base | {"elapsed_s": time.monotonic() - began}
     with store.appender(run.folder, "outcomes.jsonl") as out:
         out.append(row)
     run.outcomes[case] = row
     run.progress.done(case, row, run.totals.get(case, []))
+
+
+def _joined(earlier: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict:
+    """The outcome of a case after another visit: the worse of what the machine did, and the largest memory."""
+    joined = dict(earlier) | {name: value for name, value in outcome.items() if value is not None}
+    for name in ("peak_memory_byte", "model_memory_byte", "steal_share", "other_load", "is_busy", "is_throttled"):
+        values = [row[name] for row in (earlier, outcome) if row.get(name) is not None]
+        if values:
+            joined[name] = max(values)
+    return joined
+
+
+def _judged(run: Sweep, case: Case, plan: timing.Plan, reason: str) -> dict[str, str]:
+    """Status and stop reason by all samples of a case. That one visit's interval was tight is no reason to stop."""
+    found = timing.summarise((), run.totals[case], plan, reason, 0.0, run.visits(case))
+    return {
+        "status": found.status,
+        "stop_reason": "budget" if found.status != "ok" and found.stop_reason == "interval" else found.stop_reason,
+    }
 
 
 def lacking_memory(case: Case, outcomes: Mapping[Case, Mapping[str, Any]], device: str) -> str | None:
@@ -344,9 +413,9 @@ def _supervise(run: Sweep, case: Case, plan: timing.Plan) -> dict:
     """Have a worker time one case; returns the columns of its outcome, whatever became of the worker."""
     if run.worker is None:
         run.worker = run.make_worker()
-    previous = tuple(run.totals.get(case, ()))
+    before_visit = len(run.totals.get(case, ()))
     first_index, attempt = run.next_index.get(case, 0), run.attempts.get(case, 1)
-    task = Task(case, plan, str(run.folder), run.identifier, previous, first_index, attempt)
+    task = Task(case, plan, str(run.folder), run.identifier, first_index, attempt)
     states: list[dict] = []
     watch = (lambda: states.append(machine.accelerator_state())) if run.device == "cuda" else run.progress.tick
     limit_s = min(max(plan.budget_s, plan.patience_s or 0.0) * 1.5, run.left_s()) + 30.0
@@ -363,10 +432,9 @@ def _supervise(run: Sweep, case: Case, plan: timing.Plan) -> dict:
         run.worker.close()
         run.worker = None
     run.read_samples()
-    if outcome["status"] == "over_budget" and run.totals.get(case):
+    if outcome["status"] == "over_budget" and len(run.totals.get(case, ())) > before_visit:
         # Cut off while sampling: what was sampled counts.
-        sampled = timing.summarise((), run.totals[case], plan, "budget", 0.0)
-        outcome = {"status": sampled.status, "stop_reason": sampled.stop_reason, "message": outcome["message"]}
+        outcome = {"status": "too_few", "stop_reason": "budget", "message": outcome["message"]}
     busy = seen.is_busy(int(run.environment["logical_cores"]))
     state = {"steal_share": seen.steal_share, "other_load": seen.other_load, "is_busy": busy}
     clock = {"clock_hz": machine.clock_seen_hz()} if run.device == "cpu" else {}

@@ -36,13 +36,13 @@ class Progress:
         self.began = self.case_began = time.monotonic()
         self.line = ""
 
-    def start(self, total: int) -> None:
-        """Begin with so many cases ahead."""
-        self.total, self.finished, self.began = total, 0, time.monotonic()
+    def start(self) -> None:
+        """The first case is about to begin."""
+        self.total, self.finished, self.began = 0, 0, time.monotonic()
 
-    def extend(self) -> None:
-        """One case more than was thought."""
-        self.total += 1
+    def expect(self, ahead: int) -> None:
+        """So many visits to cases are ahead, whatever was thought before."""
+        self.total = self.finished + ahead
 
     def show(self, case: Case, left_s: float) -> None:
         """A case begins; ``left_s`` seconds of the budget are left."""

@@ -14,7 +14,7 @@ from scipy import stats
 
 from src import roofline, schema
 from src.report import Estimate
-from src.timing import MINIMUM_SAMPLES, median_interval
+from src.timing import MINIMUM_SAMPLES, median_interval, visits
 
 SAMPLED = ("ok", "noisy", "too_few")
 """Statuses of cases that have samples."""
@@ -40,8 +40,9 @@ def latencies(samples: pd.DataFrame, outcomes: pd.DataFrame, phase: str = "infer
 
     ``samples`` and ``outcomes`` have the columns of `schema.SAMPLES` and `schema.OUTCOMES`; ``phase`` is one of
     `schema.PHASES`. Adds ``n``, ``latency_s`` (median), ``latency_low_s`` and ``latency_high_s`` (95 % bootstrap
-    interval), ``latency_p95_s`` (the smallest sample that 95 % of them do not exceed: the slowest, if there are fewer
-    than 20) and ``host_latency_s``. A case without samples keeps its row, with its status, and has no latency.
+    interval, which draws visits of the sweep before samples), ``latency_p95_s`` (the smallest sample that 95 % of them
+    do not exceed: the slowest, if there are fewer than 20) and ``host_latency_s``. A case
+    without samples keeps its row, with its status, and has no latency.
 
     Fewer than five samples support no interval of their own: such a case borrows a relative interval that is as wide as
     95 % of those on the same device, and at least spans its samples (``has_own_interval`` is False).
@@ -70,8 +71,9 @@ def _summary(group: pd.DataFrame) -> dict[str, float]:
         return dict.fromkeys(
             ("n", "latency_s", "latency_low_s", "latency_high_s", "latency_p95_s", "host_latency_s"), np.nan
         )
+    group = group.sort_values("index")
     values = group["latency_s"].to_numpy(float)
-    low, high = median_interval(values, CONFIDENCE)
+    low, high = median_interval(values, visits(group["index"].to_numpy()), CONFIDENCE)
     host = group["host_latency_s"].to_numpy(float, na_value=np.nan)
     return {
         "n": len(values),

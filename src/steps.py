@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,11 @@ def time_case(
     case: Case,
     plan: timing.Plan,
     record: Callable[[timing.Sample], None] = lambda sample: None,
-    previous: Sequence[float] = (),
     first_index: int = 0,
 ) -> tuple[timing.Sampled, dict[str, object]]:
     """Build a case's network and time it in this process; returns the samples and the memory columns of its outcome.
 
-    See `timing.sample` for ``plan``, ``record``, ``previous`` and ``first_index``. Exceptions of torch pass through.
+    See `timing.sample` for ``plan``, ``record`` and ``first_index``. Exceptions of torch pass through.
     """
     import torch
 
@@ -151,7 +150,7 @@ def time_case(
         else:
             steps = training_steps(case, device)
         memory.built()
-        sampled = timing.sample(steps, clock, plan, record=record, previous=previous, first_index=first_index)
+        sampled = timing.sample(steps, clock, plan, record=record, first_index=first_index)
     return sampled, memory.columns()
 
 

@@ -192,30 +192,74 @@ class Sampled:
         return tuple(sample for sample in self.samples if not sample.is_warmup)
 
 
-def median_interval(
-    values: Sequence[float], confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median, in the values' unit.
+def visits(indices: Sequence[int]) -> np.ndarray:
+    """Which visit each kept sample of a case belongs to, (n,), counted from zero; ``indices`` (n,) are in order.
 
-    Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13. The seed is fixed, so that the
-    same samples always give the same interval. Raises ValueError on no values.
+    A sweep comes back to a case, each time in a process of its own on a CPU. Every visit warms up, and warm-ups are
+    numbered like samples: where a number is missing, another visit began.
     """
+    return np.cumsum(np.diff(np.asarray(indices, dtype=int), prepend=indices[0] if len(indices) else 0) > 1)
+
+
+def resample(visits: Sequence[int] | np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Which samples each bootstrap resample draws: indices (resamples, width), -1 where a resample is shorter.
+
+    ``visits`` (n,) tells which visit each sample belongs to. Samples of one visit are alike: what a process finds when
+    it starts (where its memory and threads lie, what else the machine is doing) stays with it. So visits are drawn
+    first, with replacement, and then samples within each of them: a nonparametric bootstrap of a nested design
+    (Kalibera and Jones, "Rigorous benchmarking in reasonable time", 2013). With one visit it is the plain bootstrap.
+    The seed is fixed, so that the same samples always give the same interval.
+    """
+    visits = np.asarray(visits)
+    random = np.random.default_rng(seed)
+    members = [np.flatnonzero(visits == visit) for visit in np.unique(visits)]
+    if len(members) == 1:
+        return random.integers(len(visits), size=(resamples, len(visits)))
+    sizes = np.array([len(member) for member in members])
+    table = np.full((len(members), sizes.max()), -1)
+    for row, member in zip(table, members, strict=True):
+        row[: len(member)] = member
+    chosen = random.integers(len(members), size=(resamples, len(members), 1))
+    places = (random.random((resamples, len(members), sizes.max())) * sizes[chosen]).astype(int)
+    drawn = np.where(np.arange(sizes.max()) < sizes[chosen], table[chosen, places], -1)
+    return drawn.reshape(resamples, -1)
+
+
+def medians(values: Sequence[float], drawn: np.ndarray) -> np.ndarray:
+    """The median of each resample, (resamples,); ``drawn`` is that of `resample`."""
     values = np.asarray(values, dtype=float)
-    if values.size == 0:
+    if not (drawn < 0).any():
+        return np.median(values[drawn], axis=1)
+    taken = np.sort(np.where(drawn < 0, np.inf, values[drawn]), axis=1)
+    count, rows = (drawn >= 0).sum(axis=1), np.arange(len(drawn))
+    return (taken[rows, (count - 1) // 2] + taken[rows, count // 2]) / 2
+
+
+def median_interval(
+    values: Sequence[float],
+    visits: Sequence[int] | np.ndarray | None = None,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the median, in the values' unit, of samples that `visits` tells apart.
+
+    Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13; for several visits, see
+    `resample`. Raises ValueError on no values.
+    """
+    if len(values) == 0:
         raise ValueError("no values")
-    drawn = np.random.default_rng(seed).integers(values.size, size=(resamples, values.size))
-    medians = np.median(values[drawn], axis=1)
+    drawn = resample(np.zeros(len(values)) if visits is None else visits, resamples)
     tail = (1 - confidence) / 2 * 100
-    low, high = np.percentile(medians, [tail, 100 - tail])
+    low, high = np.percentile(medians(values, drawn), [tail, 100 - tail])
     return float(low), float(high)
 
 
-def relative_half_width(values: Sequence[float]) -> float:
+def relative_half_width(values: Sequence[float], visits: Sequence[int] | np.ndarray | None = None) -> float:
     """How far the interval of the median reaches from the median, as a share of it; infinite for under two values."""
     if len(values) < 2:
         return math.inf
     median = float(np.median(values))
-    low, high = median_interval(values)
+    low, high = median_interval(values, visits)
     return max(high - median, median - low) / median if median > 0 else math.inf
 
 
@@ -322,7 +366,6 @@ def sample(
     plan: Plan | None = None,
     *,
     record: Callable[[Sample], None] = lambda sample: None,
-    previous: Sequence[float] = (),
     first_index: int = 0,
     now: Callable[[], float] = time.monotonic,
 ) -> Sampled:
@@ -330,9 +373,9 @@ def sample(
 
     Warms up until samples stop getting faster. Then takes samples until the bootstrap interval of the median of their
     totals lies within ``plan.target`` of it, ``plan.budget_s`` seconds are spent, or ``plan.maximum`` are kept; the
-    budget never stops it before one sample is kept. ``record`` gets each sample as it comes, warm-ups included.
-    ``previous`` are totals in s that an earlier run kept, which count towards the interval; ``first_index`` numbers the
-    first new sample. ``now`` stands in for the host's clock in tests. Exceptions of the calls pass through.
+    budget never stops it before one sample is kept. ``record`` gets each sample as it comes, warm-ups included;
+    ``first_index`` numbers the first. ``now`` stands in for the host's clock in tests. Exceptions of the calls pass
+    through.
     """
     plan = plan or Plan()
     if callable(steps):
@@ -340,7 +383,7 @@ def sample(
     began = now()
     loop = _Loop(steps, clock, plan, record, now, first_index)
     loop.warm_up(began + plan.budget_s * WARMUP_SHARE)
-    totals = [*previous, *(taken.total_s for taken in loop.samples if not taken.is_warmup)]
+    totals = [taken.total_s for taken in loop.samples if not taken.is_warmup]
     reason = None if loop.samples[-1].is_warmup else loop.reason_to_stop(totals, began)
     while reason is None:
         totals.append(loop.take(is_warmup=False).total_s)
@@ -348,11 +391,18 @@ def sample(
     return summarise(loop.samples, totals, plan, reason, now() - began)
 
 
-def summarise(samples: Sequence[Sample], totals: Sequence[float], plan: Plan, reason: str, elapsed_s: float) -> Sampled:
+def summarise(
+    samples: Sequence[Sample],
+    totals: Sequence[float],
+    plan: Plan,
+    reason: str,
+    elapsed_s: float,
+    visits: Sequence[int] | np.ndarray | None = None,
+) -> Sampled:
     """The status that totals in s deserve: "too_few" under the minimum, "noisy" if wider than the target, or "ok"."""
     median = float(np.median(totals))
-    low, high = median_interval(totals)
-    width = relative_half_width(totals)
+    low, high = median_interval(totals, visits)
+    width = relative_half_width(totals, visits)
     status = "too_few" if len(totals) < plan.minimum else "noisy" if width > plan.target else "ok"
     return Sampled(tuple(samples), status, "interval" if status == "ok" else reason, median, low, high, elapsed_s)
 

@@ -28,13 +28,12 @@ system starts to kill processes."""
 
 @dataclass(frozen=True)
 class Task:
-    """One case for a worker: what earlier runs left, and when to stop."""
+    """One visit to a case for a worker: where its samples belong, and when to stop."""
 
     case: Case
     plan: timing.Plan
     folder: str
     environment: str
-    previous: tuple[float, ...] = ()
     first_index: int = 0
     attempt: int = 1
 
@@ -60,7 +59,7 @@ def run_task(task: Task) -> dict[str, object]:
                 out.append(row)
 
         try:
-            sampled, memory = time_case(task.case, task.plan, record, task.previous, task.first_index)
+            sampled, memory = time_case(task.case, task.plan, record, task.first_index)
         except store.StoreError:
             raise
         except Exception as error:

@@ -39,11 +39,12 @@ class FakeWorker:
         if isinstance(answer, dict):
             return answer
         with store.appender(Path(task.folder), "samples.jsonl") as out:
-            for offset, latency_s in enumerate(answer):
-                taken = timing.Sample(task.first_index + offset, False, 1, {"inference": latency_s}, None, 1.7e9)
+            for offset, latency_s in enumerate([answer[0], *answer]):
+                index, is_warmup = task.first_index + offset, offset == 0
+                taken = timing.Sample(index, is_warmup, 1, {"inference": latency_s}, None, 1.7e9)
                 for row in workers.sample_rows(task, taken):
                     out.append(row)
-        sampled = timing.summarise((), [*task.previous, *answer], task.plan, "budget", 1.0)
+        sampled = timing.summarise((), answer, task.plan, "budget", 1.0)
         return {"status": sampled.status, "stop_reason": sampled.stop_reason}
 
     def close(self):
@@ -52,6 +53,7 @@ class FakeWorker:
 
 def sweep(folder, cases, script, **options):
     worker = FakeWorker(script)
+    options = {"rounds": 1} | options
     with store.lock(folder):
         outcomes = benchmark.sweep(
             folder, cases, "cpu", environment=synthetic.environment(), make_worker=lambda: worker, **options
@@ -122,10 +124,9 @@ def test_a_killed_case_carries_on_with_its_samples(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         sweep(tmp_path, [A], killed)
     _, worker = sweep(tmp_path, [A], lambda task: [0.1] * 2)
-    assert worker.tasks[0].previous == (0.1, 0.1, 0.1)
-    assert worker.tasks[0].first_index == 3
-    assert [row["index"] for row in rows(tmp_path, "samples.jsonl")] == [0, 1, 2, 3, 4]
-    assert rows(tmp_path)[-1]["status"] == "ok"
+    assert worker.tasks[0].first_index == 4
+    assert [row["index"] for row in rows(tmp_path, "samples.jsonl")] == [0, 1, 2, 3, 4, 5, 6]
+    assert rows(tmp_path)[-1]["status"] == "ok"  # three and two samples are enough
 
 
 def test_a_limited_budget_is_shared_and_then_spent_where_it_narrows_most(tmp_path):
@@ -182,14 +183,73 @@ def test_busy_cases_are_measured_anew_on_request_and_their_old_samples_no_longer
     _, idle = sweep(tmp_path, [A], lambda task: [1.0] * 5)
     assert idle.tasks == []
     _, worker = sweep(tmp_path, [A], lambda task: [1.0] * 5, again="busy")
-    assert (worker.tasks[0].previous, worker.tasks[0].attempt) == ((), 2)
-    assert len(rows(tmp_path, "samples.jsonl")) == 10  # nothing is thrown away
+    assert worker.tasks[0].attempt == 2
+    assert len(rows(tmp_path, "samples.jsonl")) == 12  # nothing is thrown away
     name = store.environment_id(synthetic.environment())
     current = store.progress(tmp_path, name).samples[A]
-    assert [row["latency_s"] for row in current] == [1.0] * 5
-    assert store.load(tmp_path.name, tmp_path.parent).samples["latency_s"].tolist() == [1.0] * 5
+    assert [row["latency_s"] for row in current] == [1.0] * 6
+    assert store.load(tmp_path.name, tmp_path.parent).samples["latency_s"].tolist() == [1.0] * 6
     _, worker = sweep(tmp_path, [A], lambda task: [1.0] * 5, again="busy")
     assert worker.tasks == []
+
+
+def test_a_sweep_goes_round_and_all_samples_of_a_case_count(tmp_path):
+    seen = []
+
+    def script(task):
+        seen.append((task.case, task.first_index))
+        return [0.15] * 5 if len(seen) == 4 else [0.1] * 5
+
+    outcomes, worker = sweep(tmp_path, [A, B], script, rounds=3, case_budget_s=30.0)
+    # One after the other, so that what slows the machine for some seconds does not meet one case alone.
+    assert seen == [(A, 0), (B, 0), (A, 6), (B, 6), (A, 12), (B, 12)]
+    assert [task.plan.budget_s for task in worker.tasks[:2]] == [10.0] * 2
+    assert [task.plan.patience_s for task in worker.tasks[:2]] == [180.0] * 2
+    # What a visit left over goes to those after it: here, no real time passes.
+    assert [round(task.plan.budget_s) for task in worker.tasks[2:]] == [15, 15, 30, 30]
+    # Every visit to A agrees; one of B's three takes half as long again: its median is known no better than that.
+    assert (outcomes[A]["status"], outcomes[A]["stop_reason"]) == ("ok", "interval")
+    assert (outcomes[B]["status"], outcomes[B]["stop_reason"]) == ("noisy", "budget")
+    assert len(rows(tmp_path, "samples.jsonl")) == 36
+    positions = [row["position"] for row in rows(tmp_path, "drift.jsonl")]
+    assert positions == ["start"] * 10 + ["middle"] * 10 + ["end"] * 10
+    _, idle = sweep(tmp_path, [A, B], script, rounds=3, case_budget_s=30.0)
+    assert idle.tasks == []
+
+
+def test_a_sweep_killed_on_its_second_round_carries_on_there(tmp_path):
+    def script(task):
+        if task.first_index and task.case == B:
+            raise KeyboardInterrupt
+        return [0.1] * 5
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path, [A, B], script, rounds=2, case_budget_s=30.0)
+    _, worker = sweep(tmp_path, [A, B], lambda task: [0.1] * 5, rounds=2, case_budget_s=30.0)
+    assert [(task.case, task.first_index) for task in worker.tasks] == [(B, 6)]
+
+
+def test_a_later_visit_that_fails_takes_nothing_away(tmp_path):
+    lines = []
+    outcomes, _ = sweep(
+        tmp_path, [A], lambda task: workers.WorkerEnded(-signal.SIGKILL) if task.first_index else [0.1] * 5,
+        rounds=2, case_budget_s=30.0, log=lines.append,
+    )  # fmt: skip
+    assert outcomes[A]["status"] == "ok"
+    assert any("another visit to resnet18" in line and "out_of_memory" in line for line in lines)
+
+
+def test_slow_calls_leave_no_time_for_another_visit(tmp_path):
+    _, worker = sweep(tmp_path, [A], lambda task: [10.1] * 5, rounds=3, case_budget_s=30.0)
+    assert len(worker.tasks) == 1
+
+
+def test_of_several_visits_the_worst_state_is_kept():
+    joined = benchmark._joined(
+        {"status": "ok", "peak_memory_byte": 3.0, "is_busy": True, "steal_share": None},
+        {"status": "noisy", "peak_memory_byte": 2.0, "is_busy": False, "steal_share": 0.1},
+    )
+    assert joined == {"status": "noisy", "peak_memory_byte": 3.0, "is_busy": True, "steal_share": 0.1}
 
 
 def test_the_machines_state_is_written_with_the_outcome(tmp_path, monkeypatch):
@@ -566,7 +626,8 @@ def test_progress_renews_one_line_on_a_terminal_and_logs_elsewhere():
     outcome = {"status": "ok", "elapsed_s": 1.0}
     lines, stream = [], Terminal()
     shown = command.Progress(lines.append, stream)
-    shown.start(2)
+    shown.start()
+    shown.expect(2)
     shown.show(A, 100.0)
     shown.done(A, outcome, [0.1])
     assert "\r" in stream.getvalue() and "1/2 resnet18 inference batch 1" in stream.getvalue()
@@ -574,7 +635,8 @@ def test_progress_renews_one_line_on_a_terminal_and_logs_elsewhere():
     assert lines == ["1/2 resnet18 inference batch 1 cpu fp32: ok 100 ms, 1 samples [1 s]"]
     quiet = io.StringIO()
     plain = command.Progress(lines.append, quiet)
-    plain.start(1)
+    plain.start()
+    plain.expect(1)
     plain.show(A, math.inf)
     plain.done(A, outcome, [])
     assert quiet.getvalue() == ""

@@ -117,7 +117,7 @@ def test_this_process_counts_as_its_own():
     deadline = before.own_s + 0.2
     while machine.usage().own_s < deadline:
         sum(range(10_000))
-    assert machine.usage().own_s - before.own_s >= 0.2
+    assert machine.usage().own_s >= deadline
 
 
 def test_nvidia_smi_leaves_out_what_the_driver_does_not_tell(monkeypatch):

@@ -122,10 +122,9 @@ def test_short_calls_are_repeated_until_the_clock_costs_under_one_percent():
     assert found.median_s == pytest.approx(2e-6, rel=1e-9)
 
 
-def test_earlier_samples_count():
-    found = run([1.0], previous=[1.0] * 4, first_index=9)
-    assert [taken.index for taken in found.samples] == [9, 10, 11]  # two warm-ups and the fifth sample
-    assert found.status == "ok"
+def test_samples_are_numbered_on_from_those_of_an_earlier_visit():
+    found = run([1.0], first_index=9)
+    assert [taken.index for taken in found.samples] == [9, 10, 11, 12, 13, 14, 15]  # two warm-ups and five samples
 
 
 def test_each_sample_is_recorded_before_the_next_is_taken():
@@ -147,6 +146,36 @@ def test_the_interval_of_constant_values_is_that_value_and_of_none_an_error():
     with pytest.raises(ValueError, match="no values"):
         timing.median_interval([])
     assert timing.relative_half_width([1.0]) == math.inf
+
+
+def test_a_gap_in_the_numbering_begins_another_visit():
+    assert timing.visits([2, 3, 4, 7, 8, 11]).tolist() == [0, 0, 0, 1, 1, 2]
+    assert timing.visits([]).tolist() == []
+
+
+def test_resamples_draw_visits_and_then_samples_of_each():
+    values, visits = np.array([1.0, 1.0, 1.0, 5.0, 5.0]), [0, 0, 0, 1, 1]
+    drawn = timing.resample(visits, 500)
+    # Two draws of a visit: both the first (6 samples), both the second (4), or one of each (5), which is 3 ones.
+    counts = {(int((row >= 0).sum()), int((row >= 3).sum())) for row in drawn}
+    assert counts == {(6, 0), (4, 4), (5, 2)}
+    found = timing.medians(values, drawn)
+    assert set(found) == {1.0, 5.0}
+    assert (found == 5.0).mean() == pytest.approx(0.25, abs=0.06)  # both draws must hit the second
+    assert timing.median_interval(values, visits) == (1.0, 5.0)
+
+
+def test_the_interval_of_nested_samples_covers_where_the_plain_one_does_not():
+    # Five visits whose level differs ten times as much as samples within one do: the true median is 0.
+    random = np.random.default_rng(5)
+    covered = {"plain": 0, "nested": 0}
+    for _ in range(100):
+        values = np.repeat(random.normal(0.0, 1.0, 5), 20) + random.normal(0.0, 0.1, 100)
+        for name, visits in (("plain", None), ("nested", np.repeat(np.arange(5), 20))):
+            low, high = timing.median_interval(values, visits, resamples=300)
+            covered[name] += low <= 0 <= high
+    assert covered["plain"] < 60
+    assert covered["nested"] > 80
 
 
 def test_the_interval_holds_the_true_median_about_as_often_as_it_claims():

@@ -162,8 +162,8 @@ def is_countable(model: str) -> bool:
 def step_table(machine: store.Measured, one: Series, hardware: predict.Hardware | None) -> pd.DataFrame:
     """One row per network of the training sweep: counts, latencies by phase with intervals, and their ratios.
 
-    ``ratio`` is the median of backward over that of forward, its interval a bootstrap over steps, which keeps the two
-    of one step together. ``roof_ratio`` is what the roofline of each operation expects.
+    ``ratio`` is the median of backward over that of forward, its interval a bootstrap over visits and steps, which keeps
+    the two of one step together. ``roof_ratio`` is what the roofline of each operation expects.
     """
     samples, outcomes = _of(machine.samples, one, "training"), _of(machine.outcomes, one, "training")
     if outcomes.empty:
@@ -228,8 +228,8 @@ def _ratio(row: Mapping, samples: pd.DataFrame) -> dict[str, float]:
     if len(steps) < timing.MINIMUM_SAMPLES:
         each = steps["backward"] / steps["forward"]
         return {"ratio": value, "ratio_low": min(each.min(), value), "ratio_high": max(each.max(), value)}
-    drawn = np.random.default_rng(0).integers(len(steps), size=(RESAMPLES, len(steps)))
-    forward, backward = (np.median(steps[phase].to_numpy()[drawn], axis=1) for phase in PHASES)
+    drawn = timing.resample(timing.visits(steps.index.to_numpy()), RESAMPLES)
+    forward, backward = (timing.medians(steps[phase].to_numpy(), drawn) for phase in PHASES)
     low, high = np.percentile(backward / forward, [2.5, 97.5])
     return {"ratio": value, "ratio_low": min(float(low), value), "ratio_high": max(float(high), value)}
 

@@ -278,15 +278,7 @@ def _ratio_of_medians(ours: np.ndarray, others: np.ndarray) -> Estimate:
 def _timer_sentences(frame: pd.DataFrame, measured: list[store.Measured]) -> dict[str, Text]:
     sentences = []
     for name, group in frame.groupby("machine", sort=False):
-        off = group[(group["ratio"] - 1).abs() > TIMER_LIMIT]
-        worst = (group["ratio"] - 1).abs().max()
-        verdict = (
-            f"agree within {report.percent(TIMER_LIMIT)} on every one of {report.plural(len(group), 'case')}; the "
-            f"largest difference is {report.percent(worst)}"
-            if off.empty
-            else f"differ by more than {report.percent(TIMER_LIMIT)} on {report.listing(off['case'])}"
-        )
-        sentences.append(f"On the {name} the medians {verdict}.{_stopping_sentence(group)}")
+        sentences.append(f"On the {name} the medians {_agreement(group)}.{_stopping_sentence(group)}")
     none = "" if len(frame) else "This comparison has not been run."
     lacking = _lacking(measured, frame, "The comparison") if len(frame) else ""
     alt = report.listing(f"{row.case} {row.ratio:.3f}" for row in frame.itertuples())
@@ -294,6 +286,22 @@ def _timer_sentences(frame: pd.DataFrame, measured: list[store.Measured]) -> dic
         "timers": _sentences(*sentences, none, lacking),
         "alt_timers": Text(f"Median latency by this book's loop over that by torch.utils.benchmark: {alt}."),
     }
+
+
+def _agreement(group: pd.DataFrame) -> str:
+    """How the two timers' medians compare: a difference counts once its whole interval lies beyond the limit."""
+    beyond = group[(group["ratio"] - 1).abs() > TIMER_LIMIT]
+    sure = beyond[(beyond["low"] > 1 + TIMER_LIMIT) | (beyond["high"] < 1 - TIMER_LIMIT)]
+    largest = f"the largest difference is {report.percent((group['ratio'] - 1).abs().max())}"
+    limit, cases = report.percent(TIMER_LIMIT), report.plural(len(group), "case")
+    if beyond.empty:
+        return f"agree within {limit} on every one of {cases}; {largest}"
+    if sure.empty:
+        return (
+            f"agree within {limit} on {report.number(len(group) - len(beyond))} of {cases}; {largest}, on "
+            f"{report.listing(beyond['case'])}, where the intervals are too wide to tell it from an agreement"
+        )
+    return f"differ by more than {limit} on {report.listing(sure['case'])}; {largest}"
 
 
 def _stopping_sentence(group: pd.DataFrame) -> str:
