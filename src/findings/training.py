@@ -162,8 +162,8 @@ def is_countable(model: str) -> bool:
 def step_table(machine: store.Measured, one: Series, hardware: predict.Hardware | None) -> pd.DataFrame:
     """One row per network of the training sweep: counts, latencies by phase with intervals, and their ratios.
 
-    ``ratio`` is the median of backward over that of forward, its interval a bootstrap over visits and steps, which keeps
-    the two of one step together. ``roof_ratio`` is what the roofline of each operation expects.
+    ``ratio`` is the median of backward over that of forward, its interval a bootstrap over visits and steps, which
+    keeps the two of one step together. ``roof_ratio`` is what the roofline of each operation expects.
     """
     samples, outcomes = _of(machine.samples, one, "training"), _of(machine.outcomes, one, "training")
     if outcomes.empty:
