@@ -19,7 +19,8 @@ PANELS = {"convolutional": ("convolutional", "own"), "mobile": ("mobile",),
           "transformers and language": ("transformer", "language")}  # fmt: skip
 """Families that share a panel, so that each network's path can be followed and labelled."""
 
-CAUSE_COLOURS = {COMPUTE: "#222222", MEMORY: "#6B6B6B", DISPATCH: "#8C564B", LOST: "#B9A3D0", REST: "#E3E3E3"}
+CAUSE_COLOURS = {COMPUTE: "#222222", MEMORY: "#B39B78", DISPATCH: "#7A3B2E", LOST: "#B9A3D0", REST: "#E3E3E3"}
+UNDIVIDED = "below roof, type not known"
 _RATE = "replace(format(datum.value, '~s'), regexp('([kMGTPE]?)$'), ' $1FLOP/s')"
 
 
@@ -34,20 +35,20 @@ def rooflines(cases: pd.DataFrame, ceilings: pd.DataFrame, batches: Sequence[int
     columns = 1 if len(series) == 1 else 2
     groups = [name for name, families in PANELS.items() if cases["family"].isin(families).any()]
     rows = len(groups) * math.ceil(len(series) / columns)
-    width, height = (theme.WIDTH, 236) if columns == 1 else (304, max(150, PAGE_HEIGHT // rows - 45))
+    width, height = (theme.WIDTH, 236) if columns == 1 else (282, max(150, PAGE_HEIGHT // rows - 45))
     panels = []
     for first in range(0, len(series), columns):
         for group in groups:
             for name in series[first : first + columns]:
                 own = cases[(cases["series"] == name) & cases["family"].isin(PANELS[group])]
                 roof = ceilings[ceilings["series"] == name].iloc[0]
-                title = group + (f", {name}" if len(series) > 1 else "")
+                title = [group, name] if len(series) > 1 else [group]
                 panels.append(_roofline_panel(own, roof, batches, title, width, height))
     return alt.concat(*panels, columns=columns, spacing=14)
 
 
 def _roofline_panel(
-    own: pd.DataFrame, roof: pd.Series, batches: Sequence[int], title: str, width: int, height: int
+    own: pd.DataFrame, roof: pd.Series, batches: Sequence[int], title: list[str], width: int, height: int
 ) -> alt.LayerChart:
     peak = np.nanmax([roof["achievable_flop_per_s"], roof["peak_flop_per_s"]])
     ridge = roof["achievable_flop_per_s"] / roof["achievable_byte_per_s"]
@@ -59,7 +60,7 @@ def _roofline_panel(
               axis=alt.Axis(values=ticks(y_domain), labelExpr=_RATE))  # fmt: skip
     used = ("achieved_flop_per_s", "intensity_eager", "intensity_min", "utilisation", "mfu")
     points = lean(own, *used).sort_values(["model", "batch_size"]).assign(batch=own["batch_size"].astype(str))
-    pick = alt.selection_point(name=_parameter_name(title), fields=["model"], on="click", empty=True)
+    pick = alt.selection_point(name=_parameter_name(" ".join(title)), fields=["model"], on="click", empty=True)
     visible = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.06))
     base = alt.Chart(points)
     tooltip = ["model", "batch_size", "n", alt.Tooltip("achieved_flop_per_s", format=".4s"),
@@ -188,8 +189,9 @@ def causes(table: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
     """
     named = {**{f"{kind}": CAUSE_COLOURS[kind] for kind in (COMPUTE, MEMORY, DISPATCH)},
              **{f"below roof: {kind}": theme.LAYER_COLOURS[kind] for kind in LAYER_TYPES},
-             LOST: CAUSE_COLOURS[LOST], REST: CAUSE_COLOURS[REST]}  # fmt: skip
+             UNDIVIDED: CAUSE_COLOURS[LOST], REST: CAUSE_COLOURS[REST]}  # fmt: skip
     part = np.where(table["layer_type"] != "", "below roof: " + table["layer_type"], table["cause"])
+    part = np.where(part == LOST, UNDIVIDED, part)
     parts = table.assign(part=part)
     parts = parts[parts["share"] > 0]
     order = [name for name in named if name in set(parts["part"])]
@@ -219,7 +221,52 @@ def causes(table: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
                              alt.Tooltip("time_s", format=".4s"), alt.Tooltip("latency_s", format=".4s")],
                 )
                 .properties(width=width, height=step * len(models),
-                            title=alt.Title(f"batch {batch}" + (f", {name}" if len(series) > 1 else ""), fontSize=11))
+                            title=alt.Title(f"batch {batch}", fontSize=11))
             )  # fmt: skip
-        rows.append(alt.hconcat(*panels, spacing=12))
+        heading = alt.Title(name if len(series) > 1 else "", fontSize=12)
+        rows.append(alt.hconcat(*panels, spacing=12).properties(title=heading))
     return alt.vconcat(*rows, spacing=10) if len(rows) > 1 else rows[0]
+
+
+def precision_gain(gains: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelMixin:
+    """Speed at other precisions relative to the common one, one row a network, one panel a series, logarithmic.
+
+    ``gains`` is that of `src.findings.utilisation.precision_gains`. The solid line is no gain, the dashed line what the
+    achievable roof gains.
+    """
+    table = gains.assign(batch=gains["batch_size"].astype(str))
+    domain = decades(pd.concat([table["low"], table["high"], table["roof_gain"], pd.Series([1.0])]), 1.08, 1.08)
+    scale, series = log_scale(domain), list(dict.fromkeys(table["series"]))
+    panels = []
+    for index, name in enumerate(series):
+        own = table[table["series"] == name]
+        models = list(dict.fromkeys(own["model"]))
+        x = alt.X("gain:Q", title="times as fast", scale=scale, axis=alt.Axis(values=ticks(domain, 8), format="~g"))
+        base = alt.Chart(own).encode(
+            y=alt.Y("model:N", sort=models, title=None, axis=alt.Axis(labels=index % 2 == 0, ticks=False, grid=True)),
+            yOffset=alt.YOffset("batch:N", sort=[str(batch) for batch in batches]),
+            color=alt.Color("batch:N", title="batch size", scale=batch_colours(batches)),
+        )
+        marks = [(1.0, [1, 0]), (float(own["roof_gain"].iloc[0]), [5, 3])]
+        layers = [
+            alt.Chart(pd.DataFrame({"gain": [at]})).mark_rule(color=theme.INK, strokeDash=dash).encode(x=x)
+            for at, dash in marks
+        ]
+        layers += [
+            base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale, title="times as fast"), x2="high"),
+            base.mark_circle(size=28, opacity=1).encode(
+                x=x, tooltip=["model", "batch_size", *(alt.Tooltip(c, format=".3g") for c in ("gain", "low", "high"))]
+            ),
+        ]
+        heading = alt.Title(name if len(series) > 1 else "", fontSize=12)
+        size = {"width": theme.WIDTH - 40 if len(series) == 1 else 250, "height": 17 * len(models)}
+        panels.append(alt.layer(*layers).properties(title=heading, **size))
+    return alt.concat(*panels, columns=2, spacing=14) if len(panels) > 1 else panels[0]
+
+
+def no_gain(common: str) -> alt.TopLevelMixin:
+    """A line of text in place of `precision_gain` where no other precision was measured."""
+    words = pd.DataFrame({"words": [f"No precision but {common} was measured."]})
+    return (
+        alt.Chart(words).mark_text(fontSize=12, color=theme.INK).encode(text="words").properties(width=400, height=30)
+    )

@@ -266,7 +266,9 @@ def _series(cases: pd.DataFrame, environments: Mapping[str, dict], ceiling: pd.D
             label += f" [{machine}]"
         full = f"{label}, {precision}" if several else label
         listed.append(Series(int(device != "cpu"), machine, device, precision, label, full, known.get(key, "")))
-    return tuple(sorted(listed))
+    return tuple(
+        sorted(listed, key=lambda one: (one.rank, one.machine, -PRECISION_BYTES[one.precision], one.precision))
+    )
 
 
 def hardware_name(environment: Mapping[str, object], device: str) -> str:

@@ -35,17 +35,20 @@ class Found:
     utilisation_table: pd.DataFrame
     cause_table: pd.DataFrame
     roof_table: pd.DataFrame
+    gains: pd.DataFrame
     say: SimpleNamespace
 
 
 def find(root: Path | None = None) -> Found:
     """Everything that chapter 4 shows and says, from the machines in ``root`` (default: ``data/machines/``)."""
-    measured = shared.load(root)
+    whole = shared.load(root)
+    measured = whole.at(whole.common_precision)
     cases = measured.cases[measured.cases["latency_s"].notna() & measured.cases["achieved_flop_per_s"].notna()]
     cases = cases[cases["achievable_flop_per_s"].notna()]
     batches = shared.shown_batches(cases)
     shown = cases[cases["batch_size"].isin(batches)]
     causes = split(shown, measured, root)
+    gains = precision_gains(whole)
     return Found(
         batches=batches,
         all_batches=sorted({int(size) for size in cases["batch_size"]}),
@@ -55,13 +58,15 @@ def find(root: Path | None = None) -> Found:
         causes=causes,
         utilisation_table=utilisation_table(shown, measured.series, batches),
         cause_table=cause_table(causes, measured.series),
-        roof_table=roof_table(measured.ceilings),
+        roof_table=roof_table(whole.ceilings),
+        gains=gains,
         say=SimpleNamespace(
-            **_introduction(measured, batches),
+            **_introduction(measured, whole, batches),
             **_roof_sentences(cases, measured),
             **_utilisation_sentences(shown, measured, batches),
             **_cause_sentences(causes, measured, batches),
-            **_variant_sentences(measured),
+            **_precision_sentences(gains, whole),
+            **_variant_sentences(whole),
             **_alternative_texts(cases, shown, causes, measured, batches),
         ),
     )
@@ -171,6 +176,28 @@ def utilisation_table(shown: pd.DataFrame, series: Sequence[Series], batches: Se
     return pd.DataFrame(rows)
 
 
+def precision_gains(whole: Measured) -> pd.DataFrame:
+    """Per other precision of a device, network and batch size: latency at the common precision over latency at it.
+
+    Columns: series (of the other precision), model, batch_size, gain with ``low`` and ``high`` (the extremes that the
+    two intervals allow), and ``roof_gain``, the ratio of the achievable FLOP/s.
+    """
+    common = whole.common_precision
+    key = ["machine", "device", "model", "batch_size"]
+    columns = [*key, "latency_s", "latency_low_s", "latency_high_s", "achievable_flop_per_s", "series"]
+    cases = whole.cases[whole.cases["latency_s"].notna()]
+    base = cases.loc[cases["precision"] == common, columns]
+    other = cases.loc[cases["precision"] != common, columns]
+    both = other.merge(base.drop(columns="series"), on=key, suffixes=("", "_common"))
+    return pd.DataFrame({
+        "series": both["series"], "model": both["model"], "batch_size": both["batch_size"],
+        "gain": both["latency_s_common"] / both["latency_s"],
+        "low": both["latency_low_s_common"] / both["latency_high_s"],
+        "high": both["latency_high_s_common"] / both["latency_low_s"],
+        "roof_gain": both["achievable_flop_per_s"] / both["achievable_flop_per_s_common"],
+    })  # fmt: skip
+
+
 def roof_table(ceilings: pd.DataFrame) -> pd.DataFrame:
     """Achievable and datasheet ceilings of each series, as finished strings."""
 
@@ -206,11 +233,17 @@ def _per_series(series: Sequence[Series], sentence) -> Text:
     return Text(" ".join(filter(None, (sentence(one) for one in series))) or "Nothing was measured that tells.")
 
 
-def _introduction(measured: Measured, batches: Sequence[int]) -> dict[str, Text]:
-    precisions = list(dict.fromkeys(one.precision for one in measured.series))
+def _introduction(measured: Measured, whole: Measured, batches: Sequence[int]) -> dict[str, Text]:
+    others = [one.precision for one in whole.series if one.precision != measured.series[0].precision]
     return {
-        "devices": shared.accelerator_sentence(measured),
-        "precisions": report.listing(precisions),
+        "devices": shared.accelerator_sentence(whole),
+        "precision": Text(measured.series[0].precision),
+        "other_precisions": Text(
+            f"What {report.listing(dict.fromkeys(others))} {'gains' if len(set(others)) == 1 else 'gain'} is told "
+            "apart, in @sec-utilisation-precision."
+            if others
+            else "No other precision was measured."
+        ),
         "batches": report.listing(map(str, batches)),
         "n_networks": report.number(measured.cases["model"].nunique()),
         "missing": Text(
@@ -439,6 +472,26 @@ def _dispatch_sentence(largest: pd.DataFrame, measured: Measured) -> Text:
             f"{report.percent(top[DISPATCH])} of its latency."
         )
     return Text(" ".join(parts) or "Nothing was measured that tells.")
+
+
+def _precision_sentences(gains: pd.DataFrame, whole: Measured) -> dict[str, Text]:
+    """What each other precision gains over the common one, beside what its roof gains."""
+    common, parts = whole.common_precision, []
+    for series, group in gains.groupby("series", sort=False):
+        gain = group.set_index("model")["gain"]
+        slower = int((group["high"] < 1).sum())
+        parts.append(
+            f"On the {series}, the median of {report.plural(len(group), 'case')} runs "
+            f"{report.significant(gain.median(), 2)} times as fast as in {common}, between "
+            f"{report.significant(gain.min(), 2)} times ({gain.idxmin()}) and {report.significant(gain.max(), 2)} "
+            f"times ({gain.idxmax()}); the roof is {report.significant(group['roof_gain'].iloc[0], 2)} times as high. "
+            f"In {report.number(slower)} of the cases it is slower, beyond the intervals."
+        )
+    return {
+        "precision_gain": Text(" ".join(parts) or f"No precision but {common} was measured."),
+        "common": Text(common),
+        "alt_gain": Text(f"Speed relative to {common}, one row a network. {' '.join(parts) or 'Nothing to show.'}"),
+    }
 
 
 def _variant_sentences(measured: Measured) -> dict[str, Text]:
