@@ -22,10 +22,12 @@ import sys
 import tempfile
 import time
 import timeit
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from src import benchmark, ceilings, command, schema, steps, store, timing
 from src.schema import Case
@@ -44,9 +46,12 @@ OUR_TIMER, OTHER_TIMER = "src.timing", "torch.utils.benchmark"
 TIMER_CASES = (("shufflenet_v2_x1_0", 1), ("resnet18", 1), ("mobilenet_v2", 1), ("vit_b_16", 1), ("gpt2_decode", 1),
                ("resnet18", 16))  # fmt: skip
 """Networks of several kinds, from some milliseconds to some tenths of a second a call on a few cores."""
-TIMER_PAIRS = 60
-TIMER_CASE_S = 15.0
-"""Pairs of single calls, one by each timer, and the seconds after which a case has enough of them (ten at least)."""
+TIMER_LIMIT = 0.03
+"""How far the two timers' medians may lie apart, as a share."""
+TIMER_PAIRS = (50, 400)
+TIMER_CASE_S = 240.0
+"""Pairs of single calls, one by each timer: at least the first number, and then until the interval of the medians'
+ratio reaches no further than the limit (a wider one could not tell), the second number, or these seconds a case."""
 STOPPING_ROUNDS = 5
 OTHER_TIMES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Running times that ``blocked_autorange`` is asked for, its default first: it has no rule to stop at an interval's
@@ -60,7 +65,7 @@ OPERATION_PLAN = timing.Plan(budget_s=0.4, minimum=3, maximum=5, minimum_sample_
 REPEAT_BATCH_SIZES = (1, 4, 16)
 REPEAT_CASE_BUDGET_S = 9.0
 
-SHORTEST_S = 600.0
+SHORTEST_S = 750.0
 """All comparisons but the second run take about so long on a machine of a few cores."""
 
 
@@ -70,7 +75,8 @@ class _Run:
     device: str
     out: store.Appender
     log: Callable[[str], None]
-    started: dict[tuple[str, str], int]
+    started: dict[tuple[str, str], int] = field(default_factory=dict)
+    pairs: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def add(
         self, comparison: str, subject: str, case: str, round_: int, index: int, latency_s: float, **more: Any
@@ -79,6 +85,18 @@ class _Run:
                "round": self.offset(comparison, case) + round_, "index": index, "latency_s": latency_s,
                "started_at": time.time()}  # fmt: skip
         self.out.append(row | more)
+
+    def take_in(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of earlier runs in the same environment, which those of this one add to."""
+        timed: dict[tuple[str, int], dict[str, float]] = {}
+        for row in rows:
+            key = (row["comparison"], row["case"])
+            self.started[key] = max(self.started.get(key, 0), row["round"] + 1)
+            if row["comparison"] == "timer":
+                timed.setdefault((row["case"], row["round"]), {})[row["subject"]] = row["latency_s"]
+        for (case, _), taken in timed.items():
+            if len(taken) == 2:
+                self.pairs.setdefault(case, []).append((taken[OUR_TIMER], taken[OTHER_TIMER]))
 
     def offset(self, comparison: str, case: str) -> int:
         """Rounds that earlier runs left, so that a second run adds to them."""
@@ -253,6 +271,22 @@ def time_with_other(call: Callable[[], object], threads: int) -> tuple[float, fl
     return measured.median, width, elapsed_s
 
 
+def ratio_of_medians(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """Ratio of the medians of paired values, (n,) each, and the ends of its bootstrap interval over the pairs."""
+    ours, others = np.asarray(ours), np.asarray(others)
+    drawn = timing.resample(np.zeros(len(ours)))
+    tail = 50 * (1 - timing.CONFIDENCE)
+    ends = np.percentile(timing.medians(ours, drawn) / timing.medians(others, drawn), [tail, 100 - tail])
+    return float(np.median(ours) / np.median(others)), *map(float, ends)
+
+
+def _is_settled(pairs: Sequence[tuple[float, float]]) -> bool:
+    if len(pairs) < TIMER_PAIRS[0]:
+        return False
+    _, low, high = ratio_of_medians(*zip(*pairs, strict=True))
+    return (high - low) / 2 <= TIMER_LIMIT
+
+
 def _call_by_call(run: _Run, label: str, call: Callable[[], object], clock: timing.Clock, threads: int) -> None:
     """Single calls timed by both in turn: whatever slows the machine for a moment meets both alike."""
     from torch.utils import benchmark as torch_benchmark
@@ -262,13 +296,17 @@ def _call_by_call(run: _Run, label: str, call: Callable[[], object], clock: timi
         OUR_TIMER: lambda: timing.time_once({"call": call}, clock)[0]["call"],
         OTHER_TIMER: lambda: timer.timeit(1).times[0],
     }
+    pairs = run.pairs.setdefault(label, [])
     began = time.monotonic()
-    for pair in range(TIMER_PAIRS):
-        for subject in ways if pair % 2 == 0 else reversed(ways):
-            call()  # each finds the caches as a call of the same network left them
-            run.add("timer", subject, label, pair, 0, ways[subject]())
-        if pair >= 9 and time.monotonic() - began > TIMER_CASE_S:
+    for turn in range(TIMER_PAIRS[1]):
+        if time.monotonic() - began > TIMER_CASE_S or (turn % 10 == 0 and _is_settled(pairs)):
             return
+        taken = {}
+        for subject in ways if turn % 2 == 0 else reversed(ways):
+            call()  # each finds the caches as a call of the same network left them
+            taken[subject] = ways[subject]()
+            run.add("timer", subject, label, turn, 0, taken[subject])
+        pairs.append((taken[OUR_TIMER], taken[OTHER_TIMER]))
 
 
 def _networks(run: _Run) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -333,13 +371,10 @@ def compare(measuring: command.Measuring, wanted: Sequence[str]) -> None:
     """Run the wanted comparisons (`COMPARISONS`) into a machine's folder, whose lock the caller holds."""
     folder, log = measuring.folder, measuring.log
     name = store.add_environment(folder, measuring.environment)
-    started: dict[tuple[str, str], int] = {}
-    for row in store.read_rows(folder / "trust.jsonl", schema.TRUST)[0]:
-        if row["environment"] == name:
-            key = (row["comparison"], row["case"])
-            started[key] = max(started.get(key, 0), row["round"] + 1)
+    earlier = [row for row in store.read_rows(folder / "trust.jsonl", schema.TRUST)[0] if row["environment"] == name]
     with store.appender(folder, "trust.jsonl") as out:
-        run = _Run(name, measuring.device, out, log, started)
+        run = _Run(name, measuring.device, out, log)
+        run.take_in(earlier)
         for comparison in wanted:
             log(comparison)
             if comparison == "overhead":

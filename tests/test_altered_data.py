@@ -63,7 +63,10 @@ def write(root: Path, name: str) -> Path:
         faster = {
             Case(**vars(case) | {"device": "cuda"}): value / GPU_SPEEDUP for case, value in proportional().items()
         }
-        rates = {("cuda", "fp32"): 50e12}
+        halved = {Case(**vars(case) | {"precision": "bf16"}): value / 2 for case, value in faster.items()}
+        slow = Case("alexnet", "inference", 1, "cuda", "bf16")
+        faster |= halved | {slow: halved[slow] * 3}
+        rates = {("cuda", "fp32"): 50e12, ("cuda", "bf16"): 200e12}
         synthetic.write(data / "machines", synthetic.gpu(), faster, spread=0.0, flop_per_s=rates, byte_per_s=4e12)
     return data
 
@@ -142,6 +145,15 @@ def test_missing_accelerator_is_said_and_a_present_one_named(rendered, chapter):
     without, having = rendered["in order", chapter].say("devices"), rendered["accelerator", chapter].say("devices")
     assert "No accelerator was measured" in without and GPU not in without
     assert "No accelerator" not in having and GPU in having
+
+
+def test_what_a_narrower_format_gains_is_told_apart(rendered):
+    assert rendered["in order", "utilisation"].say("precision_gain") == "No precision but fp32 was measured."
+    text = rendered["accelerator", "utilisation"].say("precision_gain")
+    # Twice as fast but for one network at batch 1, which at three times that latency is slower by half.
+    assert "the median of 10 cases runs 2.0 times as fast as in fp32" in text
+    assert "0.67 times (alexnet)" in text and "the roof is 4.0 times as high" in text
+    assert "1 case is slower in it beyond the intervals" in text
 
 
 def test_devices_are_compared_by_what_was_measured(rendered):

@@ -30,10 +30,7 @@ UNITS = (
     r"times|x|×|-fold|images?/s|million|billion|trillion"
 )
 MEASUREMENT = re.compile(rf"(?<![\w.,-])\d[\d.,\u202f]*[ \u00a0~]?(?:{UNITS})(?![\w-])")
-# 100 % is the whole, and a size such as 3 × 3 is a shape: neither is measured.
-DEFINITIONS = re.compile(
-    r"\b2 FLOPs|\b1 MAC\b|\b95 %\s+(?:bootstrap\s+)?interval|\b100 %|\b\d+ × \d+(?= (?:pixels|convolution))"
-)
+DEFINITIONS = re.compile(r"\b2 FLOPs|\b1 MAC\b|\b95 %\s+(?:bootstrap\s+)?interval")
 """Numbers with a unit that are agreed, not measured."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from src import schema, store, timing, trust
@@ -120,14 +121,36 @@ def test_a_second_run_in_another_environment_is_not_compared(tmp_path):
 def test_pairs_of_calls_take_turns_in_who_begins(tmp_path):
     began = []
     with store.appender(tmp_path, "trust.jsonl") as out:
-        run = trust._Run("e", "cpu", out, print, {})
+        run = trust._Run("e", "cpu", out, print)
         add = run.add
         run.add = lambda *arguments, **more: (began.append(arguments[1]), add(*arguments, **more))
         trust._call_by_call(run, "nothing", lambda: None, timing.CpuClock(), 1)
     assert began[:4] == [trust.OUR_TIMER, trust.OTHER_TIMER, trust.OTHER_TIMER, trust.OUR_TIMER]
-    assert began.count(trust.OUR_TIMER) == trust.TIMER_PAIRS
+    assert began.count(trust.OUR_TIMER) == began.count(trust.OTHER_TIMER) >= trust.TIMER_PAIRS[0]
     rows, faults = store.read_rows(tmp_path / "trust.jsonl", schema.TRUST)
     assert faults == [] and all(row["latency_s"] < 0.01 for row in rows)
+
+
+def test_pairs_are_added_until_the_ratio_is_known_well_enough(tmp_path):
+    steady = [{"comparison": "timer", "case": "steady", "round": turn, "subject": subject, "latency_s": 1.0}
+              for turn in range(60) for subject in (trust.OUR_TIMER, trust.OTHER_TIMER)]  # fmt: skip
+    # Half of the calls take twice as long: the median of 60 lies anywhere between.
+    wild = [row | {"case": "wild", "latency_s": 1.0 + row["round"] % 2} for row in steady]
+    with store.appender(tmp_path, "trust.jsonl") as out:
+        run = trust._Run("e", "cpu", out, print)
+        run.take_in([*steady, *wild, wild[0] | {"round": 60}])
+        assert [len(pairs) for pairs in run.pairs.values()] == [60, 60]  # a pair cut in half does not count
+        assert trust._is_settled(run.pairs["steady"])
+        assert not trust._is_settled(run.pairs["steady"][: trust.TIMER_PAIRS[0] - 1])
+        trust._call_by_call(run, "steady", lambda: None, timing.CpuClock(), 1)
+        assert len(run.pairs["steady"]) == 60
+
+
+def test_the_ratio_of_medians_keeps_pairs_together():
+    # The second is always 2 % slower, whatever both do from call to call.
+    ours = np.random.default_rng(1).uniform(1.0, 3.0, 80)
+    value, low, high = trust.ratio_of_medians(ours, ours * 1.02)
+    assert (value, low, high) == pytest.approx((1 / 1.02,) * 3)
 
 
 def test_the_c_program_streams_and_says_how_long_it_took(tmp_path):

@@ -237,15 +237,17 @@ def precision_gain(gains: pd.DataFrame, batches: Sequence[int]) -> alt.TopLevelM
     table = gains.assign(batch=gains["batch_size"].astype(str))
     domain = decades(pd.concat([table["low"], table["high"], table["roof_gain"], pd.Series([1.0])]), 1.08, 1.08)
     scale, series = log_scale(domain), list(dict.fromkeys(table["series"]))
+    used = [str(batch) for batch in batches if batch in set(table["batch_size"])]
     panels = []
     for index, name in enumerate(series):
         own = table[table["series"] == name]
         models = list(dict.fromkeys(own["model"]))
         x = alt.X("gain:Q", title="times as fast", scale=scale, axis=alt.Axis(values=ticks(domain, 8), format="~g"))
+        colour = alt.Color("batch:N", title="batch size", scale=batch_colours(batches), legend=alt.Legend(values=used))
         base = alt.Chart(own).encode(
             y=alt.Y("model:N", sort=models, title=None, axis=alt.Axis(labels=index % 2 == 0, ticks=False, grid=True)),
             yOffset=alt.YOffset("batch:N", sort=[str(batch) for batch in batches]),
-            color=alt.Color("batch:N", title="batch size", scale=batch_colours(batches)),
+            color=colour,
         )
         marks = [(1.0, [1, 0]), (float(own["roof_gain"].iloc[0]), [5, 3])]
         layers = [

@@ -14,12 +14,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from src import ceilings, machine, metrics, report, schema, store, timing
+from src import benchmark, ceilings, machine, metrics, report, schema, store, timing
 from src.report import Estimate, Text
-from src.trust import C_TRIAD, OTHER_TIMER, OUR_TIMER
+from src.trust import C_TRIAD, OTHER_TIMER, OUR_TIMER, TIMER_LIMIT, ratio_of_medians
 
 BANDWIDTH_LIMIT = 0.95
-TIMER_LIMIT = 0.03
 REPEAT_LIMIT = 0.99
 
 KERNEL_NAMES = {"update": "update (torch)", "copy": "copy (torch)", "triad": "triad (torch)", "sum": "sum (torch)",
@@ -50,6 +49,7 @@ def find(root: Path | None = None) -> Found:
         **_bandwidth_sentences(bandwidth, measured),
         **_operation_sentences(measured),
         **_timer_sentences(timers, measured),
+        **_visit_sentences(measured),
         **_repeat_sentences(repeats, measured),
         **_overhead_sentences(measured),
         **_state_sentences(drift, measured),
@@ -139,6 +139,7 @@ def _machine_sentences(measured: list[store.Measured]) -> dict[str, Text]:
         "resamples": report.number(timing.RESAMPLES),
         "clock_share": report.percent(1 / timing.CLOCK_COST_RATIO),
         "settled": report.percent(timing.SETTLED),
+        "rounds": report.plural(benchmark.ROUNDS["cpu"], "time"),
         "long_call": report.duration(timing.LONG_CALL_S),
         "bandwidth_limit": report.percent(BANDWIDTH_LIMIT),
         "timer_limit": report.percent(TIMER_LIMIT),
@@ -258,21 +259,13 @@ def _timers(one: store.Measured) -> pd.DataFrame:
         elapsed = stopping[stopping["case"] == case].groupby("subject")["elapsed_s"].median()
         if pairs.empty:
             continue
-        ratio = _ratio_of_medians(pairs[OUR_TIMER].to_numpy(), pairs[OTHER_TIMER].to_numpy())
+        ratio = Estimate(*ratio_of_medians(pairs[OUR_TIMER], pairs[OTHER_TIMER]))
         found.append({
             "machine": title(one.environment), "case": case, "ratio": ratio.value, "low": ratio.low, "high": ratio.high,
             "elapsed_s": elapsed.get(OUR_TIMER, np.nan), "other_elapsed_s": elapsed.get(OTHER_TIMER, np.nan),
             "pairs": len(pairs),
         })  # fmt: skip
     return pd.DataFrame(found, columns=list(TIMER_COLUMNS))
-
-
-def _ratio_of_medians(ours: np.ndarray, others: np.ndarray) -> Estimate:
-    """Ratio of the medians of paired values, with its percentile bootstrap interval over the pairs."""
-    drawn = np.random.default_rng(0).integers(len(ours), size=(timing.RESAMPLES, len(ours)))
-    ratios = np.median(ours[drawn], axis=1) / np.median(others[drawn], axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return Estimate(float(np.median(ours) / np.median(others)), float(low), float(high))
 
 
 def _timer_sentences(frame: pd.DataFrame, measured: list[store.Measured]) -> dict[str, Text]:
@@ -330,6 +323,31 @@ def timer_table(frame: pd.DataFrame) -> pd.DataFrame:
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     return table.drop(columns="Machine") if frame["machine"].nunique() == 1 else table
+
+
+# Visits
+
+
+def _visit_sentences(measured: list[store.Measured]) -> dict[str, Text]:
+    """How far apart the medians of a case's visits lie, beside the interval that one of them would claim."""
+    sentences = []
+    for one in measured:
+        kept = one.samples[(one.samples["phase"] == "inference") & ~one.samples["is_warmup"].astype(bool)]
+        spreads, widths = [], []
+        for _, group in kept.sort_values("index").groupby(list(schema.CASE_COLUMNS)):
+            visits = [part for _, part in group.groupby(timing.visits(group["index"].to_numpy()))["latency_s"]]
+            if len(visits) > 1:
+                medians = [part.median() for part in visits]
+                spreads.append(max(medians) / min(medians) - 1)
+                widths += [timing.relative_half_width(p) for p in visits if len(p) >= timing.MINIMUM_SAMPLES]
+        if spreads and widths:
+            sentences.append(
+                f"On the {title(one.environment)}, {report.plural(len(spreads), 'case')} were visited more than once: "
+                f"half of them with visits whose slowest median lies at least {report.percent(np.median(spreads))} "
+                f"above the fastest, where a single visit claims, in the median, to be within "
+                f"{report.percent(np.median(widths))}."
+            )
+    return {"visits": Text(" ".join(sentences) or "No case has been visited more than once.")}
 
 
 # A second run

@@ -485,7 +485,8 @@ def _precision_sentences(gains: pd.DataFrame, whole: Measured) -> dict[str, Text
             f"{report.significant(gain.median(), 2)} times as fast as in {common}, between "
             f"{report.significant(gain.min(), 2)} times ({gain.idxmin()}) and {report.significant(gain.max(), 2)} "
             f"times ({gain.idxmax()}); the roof is {report.significant(group['roof_gain'].iloc[0], 2)} times as high. "
-            f"In {report.number(slower)} of the cases it is slower, beyond the intervals."
+            f"{report.choose(slower == 0, 'No case', report.plural(slower, 'case'))} "
+            f"{'is' if slower <= 1 else 'are'} slower in it beyond the intervals."
         )
     return {
         "precision_gain": Text(" ".join(parts) or f"No precision but {common} was measured."),

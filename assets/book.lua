@@ -1,5 +1,9 @@
+-- What Pandoc hands to both formats, made fit for a reader.
+--
 -- Interactive charts in HTML: ships the Vega libraries with every page that holds one, and with no other, and hands a
 -- figure's alternative text to the image or chart inside it, where a screen reader looks for it.
+--
+-- Tables: their columns take what they need. Pandoc's widths are those of the Markdown, citations and markup included.
 
 local function escaped(text)
   return (text:gsub("&", "&amp;"):gsub('"', "&quot;"):gsub("<", "&lt;"))
@@ -36,4 +40,11 @@ function RawBlock(block)
       scripts = { "generated/vega.js", "charts.js" },
     })
   end
+end
+
+function Table(tbl)
+  for index, column in ipairs(tbl.colspecs) do
+    tbl.colspecs[index] = { column[1], nil }
+  end
+  return tbl
 end
