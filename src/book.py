@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,3 +106,14 @@ def parts(path: str, root: Path = ROOT) -> list[Part]:
             raise BookError(f"{path}:{line}: the cell's options are not YAML: {error}") from None
         found.append(Part(match[2], line, options))
     return [*found, Part(text[end:], text.count("\n", 0, end) + 1)]
+
+
+def pandoc(text: str, *arguments: str, folder: Path, name: str = "pandoc") -> str:
+    """What Pandoc makes of a text. Raises `BookError` for a warning too: it means that something is lost."""
+    import pypandoc
+
+    done = subprocess.run([pypandoc.get_pandoc_path(), *arguments], input=text, capture_output=True, encoding="utf-8",
+                          cwd=folder)  # fmt: skip
+    if done.returncode or "[WARNING]" in done.stderr:
+        raise BookError(f"{name}: {done.stderr.strip()}")
+    return done.stdout

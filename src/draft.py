@@ -13,7 +13,6 @@ import base64
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from src import assets
-from src.book import Book, BookError, Chapter, Part, load, parts
+from src.book import Book, BookError, Chapter, Part, load, pandoc, parts
 from src.crossref import Numbering, words
 from src.schema import DATA_VARIABLE, ROOT
 
@@ -193,17 +192,6 @@ def _fenced(text: str, language: str = "") -> str:
     return f"\n{fence}{language}\n{text}\n{fence}\n"
 
 
-def _pandoc(text: str, *arguments: str, folder: Path, name: str = "pandoc") -> str:
-    """What Pandoc makes of a text. Raises `BookError` for a warning too: it means that something is lost."""
-    import pypandoc
-
-    done = subprocess.run([pypandoc.get_pandoc_path(), *arguments], input=text, capture_output=True, encoding="utf-8",
-                          cwd=folder)  # fmt: skip
-    if done.returncode or "[WARNING]" in done.stderr:
-        raise BookError(f"{name}: {done.stderr.strip()}")
-    return done.stdout
-
-
 def document(book: Book, chapters: Sequence[Executed], to: str, folder: Path) -> dict:
     """The executed chapters as one Pandoc document for "html" or "typst", with its images in a folder.
 
@@ -213,7 +201,7 @@ def document(book: Book, chapters: Sequence[Executed], to: str, folder: Path) ->
     numbering, numbered = Numbering(book, to, folder), []
     for executed in chapters:
         text = markdown(executed, book, to, folder)
-        tree = json.loads(_pandoc(text, "--from=markdown", "--to=json", folder=folder, name=executed.chapter.path))
+        tree = json.loads(pandoc(text, "--from=markdown", "--to=json", folder=folder, name=executed.chapter.path))
         if title := tree["meta"].get("title"):
             tree["blocks"].insert(0, {"t": "Header", "c": [1, [executed.chapter.stem, [], []], title["c"]]})
         numbered.append((executed.chapter, numbering.number(executed.chapter, tree["blocks"])))
@@ -241,7 +229,7 @@ def convert(book: Book, chapters: Sequence[Executed], to: str, folder: Path) -> 
     else:
         arguments.append(f"--template={ASSETS / 'draft.typ'}")
     source = json.dumps(document(book, chapters, to, folder))
-    return _pandoc(
+    return pandoc(
         source, "--from=json", f"--to={to}", "--standalone", "--wrap=none", "--citeproc", *arguments, folder=folder
     )
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src import book
 from src.report import Text
-from src.schema import LAYER_TYPES
+from src.schema import LAYER_TYPES, ROOT
 
 if TYPE_CHECKING:
     import altair as alt
@@ -147,12 +148,11 @@ def _matplotlib_svg(figure: matplotlib.figure.Figure) -> str:
     return buffer.getvalue()
 
 
-def table(frame: pd.DataFrame, align: str | None = None, widths: Sequence[int] | None = None) -> Text:
+def table(frame: pd.DataFrame, align: str | None = None) -> Text:
     """A data frame of finished strings and numbers as a Markdown pipe table, which HTML and PDF render alike.
 
-    ``align`` has one letter per column, "l", "r" or "c"; by default numbers and numeric-looking text go right.
-    ``widths`` are the columns' relative widths, by default their longest cells'. Pipes in cells are escaped. Raises
-    ValueError on an empty frame: an empty table is a claim that needs words.
+    ``align`` has one letter per column, "l", "r" or "c"; by default numbers and numeric-looking text go right. Pipes in
+    cells are escaped. Raises ValueError on an empty frame: an empty table is a claim that needs words.
     """
     if frame.empty:
         raise ValueError("a table needs at least one row; say in words that there is none")
@@ -160,12 +160,39 @@ def table(frame: pd.DataFrame, align: str | None = None, widths: Sequence[int] |
     if align is None:
         align = "".join("r" if all(_numeric(row[i]) for row in cells) else "l" for i in range(frame.shape[1]))
     rule = {"l": ":---", "r": "---:", "c": ":---:"}
-    if widths is None:
-        widths = [max(len(str(name)), *(len(row[i]) for row in cells)) for i, name in enumerate(frame.columns)]
-    # Pandoc reads relative column widths from the rule's dashes once any line exceeds its text width.
-    rules = [rule[a].replace("---", "-" * max(3, w)) for a, w in zip(align, widths, strict=True)]
-    lines = [list(map(_cell, frame.columns)), rules, *cells]
+    lines = [list(map(_cell, frame.columns)), [rule[letter] for letter in align], *cells]
+    if len(lines[0]) != len(lines[1]):
+        raise ValueError(f"{len(lines[0])} columns need as many letters, not {align!r}")
     return Text("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+
+
+def long_table(frame: pd.DataFrame, align: str | None = None) -> Text:
+    """`table` for hundreds of rows: under Quarto already in the output's own language, its citations resolved.
+
+    Quarto's filters walk through every cell many times over, which for a table of chips took longer than the rest of
+    its chapter. Citations get the labels that they have among all entries of the bibliography, and link to them; the
+    chapter must see to it (``nocite``) that the entries are there. Raises ValueError as `table`, and `book.BookError`
+    for a citation of nothing.
+    """
+    text, target = table(frame, align), _quarto_target()
+    if target is None:
+        return text
+    bibliography = str(ROOT / "references.bib")
+    written = book.pandoc(
+        f"---\nnocite: '@*'\n---\n\n{text}", f"--to={_WRITERS.get(target, target)}", "--columns=10000", "--citeproc",
+        f"--bibliography={bibliography}", "--metadata=link-citations", "--metadata=lang:en-GB",
+        folder=ROOT, name="a table",
+    )  # fmt: skip
+    # The entries of the bibliography follow the table.
+    written = written.partition('<div id="refs"')[0].partition("\n#block[\n#block[")[0].strip()
+    written = written.replace(' style="text-align: left;"', "")
+    # Quarto would parse an HTML table back into cells.
+    written = written.replace("<table", '<table data-quarto-disable-processing="true"', 1)
+    return Text(f"```{{={target}}}\n{written}\n```\n")
+
+
+_WRITERS = {"typst": "typst-citations"}
+"""Pandoc's writers where they differ from the format's name: citations as text, as Quarto has them."""
 
 
 def _cell(value: object) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src import chips, labels, references, report, theme
+from src import book, chips, labels, references, report, theme
 from src.figures import chips as figures
 from src.findings import chip_table
 from src.findings import chips as findings
@@ -147,7 +147,48 @@ def test_the_appendix_has_every_chip_every_peak_and_only_known_citations(kind):
     assert sum(len(cell.split(" (")[0].split(",")) for cell in peaks["Arithmetic"]) == len(own)
     cited = set(re.findall(r"@([\w-]+)", " ".join([*peaks["Source"], *memory["Source"]])))
     assert cited <= set(SOURCES)
-    assert peaks["Source"].str.contains("@").all()
+    assert peaks.loc[peaks["Chip"] != "", "Source"].str.contains("@").all()
+    # Read downwards, where an empty cell stands for the one above, every row has the sources of its own peak.
+    downwards = peaks["Source"].replace("", None).ffill()
+    expected = own.groupby(
+        [
+            "chip",
+            "path",
+            "accumulator",
+            "peak_flop_per_s",
+            "units",
+            "flop_per_cycle_per_unit",
+            "clock_hz",
+            "clock",
+            "compute_source",
+            "flop_per_cycle_source",
+        ],
+        dropna=False,
+        sort=False,
+    )
+    assert downwards.tolist() == [f"[{findings.citations(*key[-2:])}]" for key, _ in expected]
+
+
+def test_notes_repeat_no_sentence():
+    for note in chip_table.notes(TABLE)["Note"]:
+        found = chip_table._sentences(note)
+        assert len(found) == len(set(found)), note
+
+
+def test_a_long_table_reaches_quarto_finished_and_cites_what_exists(monkeypatch):
+    frame = pd.DataFrame({"Chip": ["A | B", "C"], "Source": ["[@williams-2009-roofline]", ""]})
+    assert theme.long_table(frame) == theme.table(frame)  # outside of Quarto
+    monkeypatch.setattr(theme, "_quarto_target", lambda: "html")
+    html = theme.long_table(frame)
+    assert html.startswith("```{=html}\n<table data-quarto-disable-processing") and html.count("<tr>") == 3
+    assert 'data-cites="williams-2009-roofline"' in html and 'href="#ref-williams-2009-roofline"' in html
+    assert "A | B" in html and "csl-entry" not in html
+    monkeypatch.setattr(theme, "_quarto_target", lambda: "typst")
+    typst = theme.long_table(frame)
+    assert "#link(<ref-williams-2009-roofline>)" in typst and typst.count("[A | B]") == 1
+    assert typst.rstrip().endswith(")\n```") and "] <ref-" not in typst
+    with pytest.raises(book.BookError, match="nobody-1900"):
+        theme.long_table(frame.replace("[@williams-2009-roofline]", "[@nobody-1900]"))
 
 
 # Labels.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from types import SimpleNamespace
 
 import pandas as pd
@@ -10,10 +11,6 @@ import pandas as pd
 from src import report
 from src.findings.chips import citations
 from src.report import Text
-
-PEAK_WIDTHS = (26, 20, 16, 36, 26)
-MEMORY_WIDTHS = (26, 7, 11, 22, 26, 18, 26)
-"""Relative widths of the columns of `peaks` and `memory`."""
 
 
 def say(table: pd.DataFrame) -> SimpleNamespace:
@@ -34,14 +31,18 @@ def say(table: pd.DataFrame) -> SimpleNamespace:
 
 
 def peaks(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Every peak of a kind with its derivation and citation; precisions with equal factors share a row."""
+    """Every peak of a kind with its derivation and citation; precisions with equal factors share a row.
+
+    A chip's name and sources stand in the first row that they hold for.
+    """
     own = table[table["kind"] == kind]
     columns = ["chip", "path", "accumulator", "peak_flop_per_s", "units", "flop_per_cycle_per_unit", "clock_hz",
                "clock", "compute_source", "flop_per_cycle_source"]  # fmt: skip
-    rows, last = [], None
+    rows, last, last_keys = [], None, ""
     for values, group in own.groupby(columns, dropna=False, sort=False):
         row = dict(zip(columns, values, strict=True))
         first = next(group.itertuples(index=False))
+        keys = citations(row["compute_source"], row["flop_per_cycle_source"])
         precisions = ", ".join(group["precision"]) + f" {first.path}"
         precisions += f" ({first.accumulator} acc.)" if isinstance(first.accumulator, str) and first.accumulator else ""
         rows.append(
@@ -50,10 +51,10 @@ def peaks(table: pd.DataFrame, kind: str) -> pd.DataFrame:
                 "Arithmetic": precisions,
                 "Peak": str(report.flop_rate(first.peak_flop_per_s, first.precision)),
                 "Derivation": _factors(first),
-                "Source": f"[{citations(row['compute_source'], row['flop_per_cycle_source'])}]",
+                "Source": f"[{keys}]" if (first.chip, keys) != (last, last_keys) else "",
             }
         )
-        last = first.chip
+        last, last_keys = first.chip, keys
     return pd.DataFrame(rows)
 
 
@@ -99,9 +100,12 @@ def notes(table: pd.DataFrame) -> pd.DataFrame:
             text for column in ("peak_note", "memory_note", "note") for text in group[column].dropna().unique() if text
         ]
         if texts:
-            rows.append({"Chip": chip, "Note": " ".join(_sentence(text) for text in dict.fromkeys(texts))})
+            # Notes of several precisions share sentences.
+            rows.append({"Chip": chip, "Note": " ".join(dict.fromkeys(s for text in texts for s in _sentences(text)))})
     return pd.DataFrame(rows)
 
 
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."
+def _sentences(text: str) -> list[str]:
+    """A note's sentences, each closed with a full stop."""
+    text = text if text.endswith((".", "!", "?")) else text + "."
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", text)

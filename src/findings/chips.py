@@ -223,10 +223,6 @@ def kinds_table(table: pd.DataFrame, history_: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("kind")
 
 
-KIND_WIDTHS = (7, 7, 12, 15, 13, 15, 13, 16)
-"""Relative widths of the columns of `kinds_display`."""
-
-
 def kinds_display(kinds: pd.DataFrame) -> pd.DataFrame:
     """`kinds_table` as the chapter prints it."""
 
