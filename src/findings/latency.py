@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -256,9 +256,15 @@ def composition_table(pairs: pd.DataFrame, cases: pd.DataFrame, measured: Measur
                 "operations": report.number(made_of["operation_count"]),
                 "eager FLOP/B": report.significant(case["intensity_eager"]),
                 "memory-bound": report.percent(made_of["memory_share"]),
-                **{name: report.percent(made_of[name]) for name in GROUPS},
+                "time at the roof": _composed(made_of),
             }
     return pd.DataFrame(list(rows.values()) or [{"network": "none: no pair is out of order"}])
+
+
+def _composed(made_of: Mapping[str, float]) -> str:
+    """The shares of `GROUPS` that make up at least one in a hundred, the largest first."""
+    shares = sorted(((made_of[name], name) for name in GROUPS if made_of[name] >= 0.01), reverse=True)
+    return ", ".join(f"{name} {report.percent(share)}" for share, name in shares)
 
 
 def prediction_errors(cases: pd.DataFrame, series: Sequence[Series]) -> pd.DataFrame:

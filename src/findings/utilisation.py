@@ -58,7 +58,7 @@ def find(root: Path | None = None) -> Found:
         causes=causes,
         utilisation_table=utilisation_table(shown, measured.series, batches),
         cause_table=cause_table(causes, measured.series),
-        roof_table=roof_table(whole.ceilings),
+        roof_table=roof_table(whole),
         gains=gains,
         say=SimpleNamespace(
             **_introduction(measured, whole, batches),
@@ -198,16 +198,17 @@ def precision_gains(whole: Measured) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def roof_table(ceilings: pd.DataFrame) -> pd.DataFrame:
+def roof_table(whole: Measured) -> pd.DataFrame:
     """Achievable and datasheet ceilings of each series, as finished strings."""
+    ceilings = whole.ceilings.set_index("series")
 
     def shown(value: float, word) -> str:
         return word(value) if np.isfinite(value) else "–"
 
     rows = [
         {
-            "hardware": row.series,
-            "precision": row.precision,
+            "hardware": one.hardware,
+            "precision": one.precision,
             "achievable": shown(row.achievable_flop_per_s, report.flop_rate),
             "by": row.achievable_kernel,
             "peak": shown(row.peak_flop_per_s, report.flop_rate),
@@ -216,7 +217,8 @@ def roof_table(ceilings: pd.DataFrame) -> pd.DataFrame:
             "ridge": report.intensity(row.achievable_flop_per_s / row.achievable_byte_per_s),
             "dispatch": report.duration(row.overhead_s),
         }
-        for row in ceilings.itertuples()
+        for one in whole.series
+        for row in [ceilings.loc[one.label]]
     ]
     return pd.DataFrame(rows)
 
