@@ -5,6 +5,15 @@
 --
 -- Tables: their columns take what they need. Pandoc's widths are those of the Markdown, citations and markup included.
 
+local generated = pandoc.path.join({ quarto.project.directory or ".", "assets", "generated" })
+for _, name in ipairs({ "vega.js", "fonts/DejaVuSans.ttf" }) do
+  local file = io.open(pandoc.path.join({ generated, name }))
+  if file == nil then
+    error("assets/generated/" .. name .. " is missing; `python -m src.assets` puts it there")
+  end
+  file:close()
+end
+
 local function escaped(text)
   return (text:gsub("&", "&amp;"):gsub('"', "&quot;"):gsub("<", "&lt;"))
 end

@@ -1,7 +1,8 @@
 """Put what the book ships, from packages already installed, where its renderers look for it.
 
 Vega's JavaScript comes out of vl-convert, which carries the very versions that draw the static charts; the font comes
-out of Matplotlib. Quarto runs this file before each render; it touches nothing that is already there.
+out of Matplotlib. ``make setup`` and `src.render` run this; it touches nothing that is already there. (As Quarto's
+``pre-render`` it would make Quarto read the whole project a second time, and with it all of ``.venv``.)
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ import hashlib
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -35,17 +37,17 @@ def inputs(chapter: str, root: Path = ROOT) -> list[Path]:
     A module depends on the data whose path it takes from `src.schema` by name (``CHIPS_PATH``, ``MACHINES_PATH``, ...):
     one file, or all the files of a folder. Raises `book.BookError` or SyntaxError if a cell or a module can't be read.
     """
-    cells = [_parse(part.source) for part in book.parts(chapter, root) if part.options is not None]
-    modules: dict[Path, ast.Module] = {}
-    queue = [found for cell in cells for found in _imports(cell, "", root)]
+    cells = [_uses(_python(part.source), "") for part in book.parts(chapter, root) if part.options is not None]
+    modules: dict[Path, Uses] = {}
+    queue = [path for cell in cells for path in _paths(cell, root)]
     while queue:
         path = queue.pop()
         if path not in modules:
-            modules[path] = ast.parse(path.read_text(encoding="utf-8"))
             package = ".".join(path.relative_to(root).parent.parts)
-            queue += _imports(modules[path], package, root)
-    named = {name for path, tree in modules.items() if path.name != "schema.py" for name in _names(tree)}
-    named |= {name for cell in cells for name in _names(cell)}
+            modules[path] = _uses(path.read_text(encoding="utf-8"), package)
+            queue += _paths(modules[path], root)
+    named = {name for path, uses in modules.items() if path.name != "schema.py" for name in uses.names}
+    named |= {name for uses in cells for name in uses.names}
     data = {file for name in named for file in _files(_data_path(name, root))}
     return [root / chapter, *sorted(modules), *sorted(data)]
 
@@ -72,7 +74,7 @@ def stale(root: Path = ROOT) -> list[str]:
         chapter.path
         for chapter in whole.chapters
         if any(part.options is not None for part in book.parts(chapter.path, root))
-        and not all(_shows(file, digest(chapter.path, root)) for file in _frozen(chapter.path, root, formats))
+        and not _shown_by_all(_frozen(chapter.path, root, formats), digest(chapter.path, root))
     ]
 
 
@@ -84,39 +86,49 @@ def clear(root: Path = ROOT) -> list[str]:
     return chapters
 
 
-def _parse(source: str) -> ast.Module:
+@dataclass(frozen=True)
+class Uses:
+    """What a piece of Python imports, as dotted names, and every name in it."""
+
+    imports: tuple[str, ...]
+    names: frozenset[str]
+
+
+def _python(source: str) -> str:
     # Lines for IPython alone are no Python, and import nothing.
-    return ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE))
+    return re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)
 
 
-def _imports(tree: ast.Module, package: str, root: Path) -> Iterator[Path]:
-    """The files of the book's package that a module or cell imports, anywhere in it.
+@lru_cache(maxsize=1024)  # chapters share most of their modules
+def _uses(source: str, package: str) -> Uses:
+    imports: list[str] = []
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
+            imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.alias):
+            names.add(node.name)
+    return Uses(tuple(imports), frozenset(names))
+
+
+def _paths(uses: Uses, root: Path) -> Iterator[Path]:
+    """The files of the book's package among what is imported, anywhere in it.
 
     This module is left out: it says which results are stale, and has no part in what they are.
     """
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            parts = name.split(".")
-            for length in range(1, len(parts) + 1) if parts[0] == "src" else ():
-                stem = root.joinpath(*parts[:length])
-                yield from (file for file in (stem.with_suffix(".py"), stem / "__init__.py")
-                            if file.is_file() and file != root / "src" / "freshness.py")  # fmt: skip
-
-
-def _names(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            yield node.id
-        elif isinstance(node, ast.Attribute):
-            yield node.attr
-        elif isinstance(node, ast.alias):
-            yield node.name
+    for name in uses.imports:
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1) if parts[0] == "src" else ():
+            stem = root.joinpath(*parts[:length])
+            yield from (file for file in (stem.with_suffix(".py"), stem / "__init__.py")
+                        if file.is_file() and file != root / "src" / "freshness.py")  # fmt: skip
 
 
 def _data_path(name: str, root: Path) -> Path | None:
@@ -145,8 +157,9 @@ def _frozen(chapter: str, root: Path, formats: list[str]) -> list[Path]:
     return [folder / name for name in formats]
 
 
-def _shows(file: Path, expected: str) -> bool:
-    return file.is_file() and _DIGEST.format(expected) in file.read_text(encoding="utf-8")
+def _shown_by_all(files: Iterable[Path], expected: str) -> bool:
+    shown = _DIGEST.format(expected)
+    return all(file.is_file() and shown in file.read_text(encoding="utf-8") for file in files)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from src import freshness
+from src import assets, freshness
 from src.book import BookError
 from src.schema import ROOT
 
@@ -82,6 +82,7 @@ def _cause(log: str) -> str:
 
 def with_quarto(quarto: str, *arguments: str) -> None:
     """Run Quarto in the book's folder on this Python. Raises CalledProcessError if it fails."""
+    assets.prepare()
     environment = {**os.environ, "QUARTO_PYTHON": sys.executable}
     subprocess.run([quarto, *arguments], cwd=ROOT, env=environment, check=True)
 

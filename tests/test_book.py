@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup, Tag
 
-from src import book, freshness, references, schema
+from src import assets, book, freshness, references, schema
 from src.render import NoQuarto, find_quarto
 from tests.conftest import Rendered
 
@@ -257,6 +257,7 @@ def quarto(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("quarto") / "book"
     passing = (".git", ".venv", "_book", "_draft", ".quarto", "__pycache__", "*_cache", ".hypothesis", "*.quarto_ipynb")
     shutil.copytree(book.ROOT, root, ignore=shutil.ignore_patterns(*passing))
+    assets.prepare(root / "assets" / "generated")
     environment = {**os.environ, "QUARTO_PYTHON": sys.executable}
     done = subprocess.run([program, "render", "--metadata", "keep-typ:true"], cwd=root, env=environment, text=True,
                           capture_output=True, timeout=QUARTO_TIMEOUT_S)  # fmt: skip
