@@ -1,8 +1,7 @@
 """Put what the book ships, from packages already installed, where its renderers look for it.
 
 Vega's JavaScript comes out of vl-convert, which carries the very versions that draw the static charts; the font comes
-out of Matplotlib. ``make setup`` and `src.render` run this; it touches nothing that is already there. (As Quarto's
-``pre-render`` it would make Quarto read the whole project a second time, and with it all of ``.venv``.)
+out of Matplotlib. ``make setup`` and `src.render` run this; it touches nothing that is already there.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+# Not a pre-render script of Quarto's: after one, Quarto reads the whole project a second time, all of .venv included.
 GENERATED = Path(__file__).resolve().parent.parent / "assets" / "generated"
 
 
