@@ -80,14 +80,14 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         {
             "Network": rows["model"],
             "GFLOP per input": rows["flop_per_input"].map(lambda v: report.significant(v / 1e9)),
-            "Parameters, M": rows["param_count"].map(lambda v: report.significant(v / 1e6)),
-            "Activations per input, M": (rows["activation_count"] / BATCH_SIZE / 1e6).map(report.significant),
-            "Parameters, MB": rows["param_byte"].map(lambda v: report.significant(v / 1e6)),
-            "Peak activations, MB": rows["activation_peak_byte"].map(lambda v: report.significant(v / 1e6)),
-            "Peak in inference, MB": rows["peak_memory_byte"].map(lambda v: report.significant(v / 1e6)),
-            "Peak in training, GB": rows["training_peak_memory_byte"].map(_gigabytes),
+            "Params, M": rows["param_count"].map(lambda v: report.significant(v / 1e6)),
+            "Activ. per input, M": (rows["activation_count"] / BATCH_SIZE / 1e6).map(report.significant),
+            "Params, MB": rows["param_byte"].map(lambda v: report.significant(v / 1e6)),
+            "Activ. peak, MB": rows["activation_peak_byte"].map(lambda v: report.significant(v / 1e6)),
+            "Inference peak, MB": rows["peak_memory_byte"].map(lambda v: report.significant(v / 1e6)),
+            "Training peak, GB": rows["training_peak_memory_byte"].map(_gigabytes),
             "Intensity, eager": rows["intensity_eager"].map(report.significant),
-            "Intensity, minimum bytes": rows["intensity_max"].map(report.significant),
+            "Intensity, minimum": rows["intensity_max"].map(report.significant),
         }
     )
 
