@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup, Tag
 
-from src import assets, book, freshness, references, schema
+from src import assets, book, freshness, metrics, references, schema, timing
 from src.render import NoQuarto, find_quarto
 from tests.conftest import Rendered
 
@@ -30,8 +30,8 @@ UNITS = (
     r"times|x|×|-fold|images?/s|million|billion|trillion"
 )
 MEASUREMENT = re.compile(rf"(?<![\w.,-])\d[\d.,\u202f]*[ \u00a0~]?(?:{UNITS})(?![\w-])")
-DEFINITIONS = re.compile(r"\b2 FLOPs|\b1 MAC\b|\b95 %\s+(?:bootstrap\s+)?interval")
-"""Numbers with a unit that are agreed, not measured."""
+DEFINITIONS = re.compile(rf"\b2 FLOPs|\b1 MAC\b|\b{100 * timing.CONFIDENCE:g} %\s+(?:bootstrap\s+)?interval")
+"""Numbers with a unit that are agreed, not measured; the confidence of intervals must be the code's."""
 
 
 def words(tag: Tag) -> str:
@@ -182,6 +182,10 @@ def remote(page: BeautifulSoup) -> list[str]:
 
 
 # What the chapters themselves must keep
+
+
+def test_intervals_have_one_confidence():
+    assert metrics.CONFIDENCE == timing.CONFIDENCE  # what a chapter says of its intervals holds for all of them
 
 
 @pytest.mark.parametrize("path", CHAPTERS)
